@@ -1,0 +1,114 @@
+"""What every engine offers. All above asks for capabilities, never for an engine by name.
+
+Engines are synchronous and used by one thread at a time, in a process of their own: a native engine that crashes
+takes nothing else with it. Only :meth:`LanguageEngine.interrupt` may come from another thread.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.types import Tensors, TensorSpec, TokenId
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What the machine grants an engine; decided in one place for all that share it."""
+
+    threads: int = 1
+    kv_tokens: int = 16384  # room in the KV cache, in tokens over all sequences
+    max_sequences: int = 64
+
+
+class TensorEngine(ABC):
+    """Named arrays in, named arrays out; the first axis of every array is the batch."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @abstractmethod
+    def run(self, inputs: Tensors) -> Tensors:
+        """Raises :class:`~shoal.errors.InvalidRequest` for inputs the model cannot take."""
+
+    def close(self) -> None:
+        return None
+
+
+class Tokenizer(Protocol):
+    """Text to tokens and back, as bytes: one token may be a part of a UTF-8 character."""
+
+    vocab_size: int
+    eos_ids: frozenset[TokenId]  # each ends a generation
+    chat_template: str | None  # Jinja source
+    bos_token: str
+    eos_token: str
+
+    def encode(self, text: str, *, special: bool) -> list[TokenId]:
+        """``special``: read control tokens such as ``<|im_start|>`` in the text as such (templates want it,
+        user text must not), and add the model's beginning-of-sequence token where it has one and the text does
+        not start with it."""
+
+    def token_bytes(self, token: TokenId) -> bytes:
+        """The bytes a token stands for; empty for control tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a language engine can hold. KV memory is ``num_blocks`` blocks of ``block_size`` tokens; an engine
+    whose sequences cannot share memory has one block a sequence, as long as its context."""
+
+    vocab_size: int
+    context_length: int  # tokens of one sequence, prompt and answer
+    block_size: int
+    num_blocks: int
+    max_sequences: int  # rows of one step
+    max_step_tokens: int  # tokens of one step over all rows
+    share_prefixes: bool  # may two sequences hold the same block?
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence's part in a step: ``tokens`` go to the positions from ``start`` on.
+
+    Whatever the blocks held from ``start`` on is stale. ``blocks`` has room for ``start + len(tokens)``. Blocks
+    wholly below ``start`` may be shared with other rows and are never written.
+    """
+
+    tokens: Sequence[TokenId]
+    start: int
+    blocks: Sequence[int]
+    wants_logits: bool  # of its last token
+
+
+class LanguageEngine(ABC):
+    """Steps a ragged batch of sequences. Everything else (scheduling, sampling, memory) is done above it.
+
+    A row's logits do not depend, to the bit, on the other rows of the step, nor on how a prompt was cut into
+    steps; engines that cannot promise it say so in their own documentation.
+    """
+
+    capabilities: Capabilities
+    tokenizer: Tokenizer
+
+    @abstractmethod
+    def step(self, rows: Sequence[Row]) -> Logits:
+        """Compute one step.
+
+        Returns logits of shape (rows that want them, vocab_size), in the order of the rows, valid until the next
+        step. Raises :class:`~shoal.errors.EngineFailed`; the KV of the rows' positions is then undefined, all
+        else is as before.
+        """
+
+    def interrupt(self) -> None:
+        """Make a running step raise as soon as it can; harmless when none runs. Callable from any thread."""
+
+    def close(self) -> None:
+        return None

@@ -1,0 +1,167 @@
+"""What the processes say to each other: one small frozen class a message, one union a direction.
+
+A message opens a stream on a connection (``rpc``); its answers come back on that stream. Fields are only ever
+appended, with defaults, so that neighbours one version apart understand each other. Times are spans in seconds,
+never clock readings: the clocks of two machines differ.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shoal.types import (
+    Array,
+    CoordinatorId,
+    FinishReason,
+    Grammar,
+    ModelKind,
+    ModelName,
+    ModelState,
+    Prompt,
+    RequestId,
+    Sampling,
+    TensorSpec,
+    TokenId,
+    TokenLogprob,
+    Usage,
+    WorkerId,
+    WorkerState,
+)
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of everything that travels."""
+
+
+# -- requests: client to coordinator, coordinator to worker, worker to its engine process
+
+
+class Generate(Message, frozen=True):
+    """Answered by one or more :class:`Chunk`; the last one has a ``finish_reason``."""
+
+    request_id: RequestId
+    model: ModelName
+    prompt: Prompt
+    sampling: Sampling
+    grammar: Grammar | None = None
+
+
+class Chunk(Message, frozen=True):
+    """A part of a generated answer. Text lags behind tokens while a stop string or a character is incomplete."""
+
+    text: str
+    tokens: tuple[TokenId, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None  # with the last chunk
+
+
+class Infer(Message, frozen=True):
+    """Answered by one :class:`Inferred`."""
+
+    request_id: RequestId
+    model: ModelName
+    inputs: dict[str, Array]
+
+
+class Inferred(Message, frozen=True):
+    outputs: dict[str, Array]
+
+
+class ListModels(Message, frozen=True):
+    """Answered by one :class:`ModelList`."""
+
+
+class ModelList(Message, frozen=True):
+    models: tuple[ModelInfo, ...]
+
+
+# -- fleet: worker to coordinator, and back
+
+
+class ModelInfo(Message, frozen=True):
+    """What a worker tells of a model it has."""
+
+    name: ModelName
+    kind: ModelKind
+    state: ModelState
+    version: str = "1"
+    reason: str = ""  # why it failed
+    context_length: int = 0  # tokens; 0 for tensor models
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+
+class Load(Message, frozen=True):
+    """How busy a worker is."""
+
+    in_flight: int = 0  # requests
+    waiting: int = 0  # requests that no engine has begun
+    kv_used: float = 0.0  # share of the KV blocks in use, 0 to 1
+
+
+class Resources(Message, frozen=True):
+    cpus: int = 0
+    memory_bytes: int = 0
+
+
+class Register(Message, frozen=True):
+    """A worker introduces itself; answered by :class:`Registered`. Valid until the connection ends."""
+
+    worker_id: WorkerId
+    instance: str  # new with every start of the process: tells a restart from a second connection
+    address: str  # HOST:PORT where the worker listens
+    capacity: int  # requests it takes at a time
+    resources: Resources
+    state: WorkerState
+    models: tuple[ModelInfo, ...]
+    zone: str = ""
+    role: str = "both"  # prefill, decode or both
+
+
+class Registered(Message, frozen=True):
+    coordinator_id: CoordinatorId
+    heartbeat_interval: float  # seconds
+
+
+class Status(Message, frozen=True):
+    """Heartbeat: sent on every change and at least every interval. No answer."""
+
+    worker_id: WorkerId
+    state: WorkerState
+    load: Load
+    models: tuple[ModelInfo, ...]
+
+
+class Deregister(Message, frozen=True):
+    """The worker leaves and takes nothing more. No answer."""
+
+    worker_id: WorkerId
+    reason: str
+
+
+class Drain(Message, frozen=True):
+    """Coordinator to worker: finish what you have, then leave. Answered by :class:`Ack`."""
+
+    timeout: float  # seconds
+
+
+class Ack(Message, frozen=True):
+    pass
+
+
+# -- engine processes: worker to its child
+
+
+class Describe(Message, frozen=True):
+    """Asked first; answered by a :class:`ModelInfo` once the model is loaded, or by what stopped it."""
+
+
+class LoadReport(Message, frozen=True):
+    """An engine process tells its worker how busy it is. No answer."""
+
+    load: Load
+
+
+Request = Generate | Infer | ListModels | Register | Status | Deregister | Drain | Describe | LoadReport
+Answer = Chunk | Inferred | ModelList | Registered | Ack | ModelInfo

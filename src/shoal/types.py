@@ -1,0 +1,139 @@
+"""The words everyone shares: small frozen values without behaviour."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NewType
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+RequestId = NewType("RequestId", str)
+WorkerId = NewType("WorkerId", str)
+CoordinatorId = NewType("CoordinatorId", str)
+ModelName = NewType("ModelName", str)
+
+Array = npt.NDArray[Any]
+Tensors = dict[str, Array]
+TokenId = int
+
+Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # end of sequence, or a stop string
+    LENGTH = "length"  # max_tokens, or the context is full
+
+
+class ModelKind(StrEnum):
+    GENERATE = "generate"  # tokens in, tokens out
+    TENSOR = "tensor"  # named arrays in, named arrays out
+
+
+class WorkerState(StrEnum):
+    STARTING = "starting"  # registered, its models are still loading
+    READY = "ready"
+    OVERLOADED = "overloaded"  # alive and working, takes nothing new
+    DRAINING = "draining"  # finishes what it has, then leaves
+    GONE = "gone"
+
+
+class ModelState(StrEnum):
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"  # with a reason; its supervisor tries again
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    role: str
+    content: str
+
+
+class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
+    """Messages that the model's own chat template turns into a prompt."""
+
+    messages: tuple[ChatMessage, ...]
+
+
+class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
+    text: str
+
+
+class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
+    tokens: tuple[TokenId, ...]
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """A constraint that every generated token obeys."""
+
+    kind: Literal["json_schema", "json_object", "regex", "lark"]
+    source: str = ""  # the schema as JSON text, the expression, or the grammar
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How tokens are chosen. The defaults are OpenAI's; what OpenAI lacks is named as vLLM names it.
+
+    A draw depends on ``seed`` and the token's position alone, never on a generator's state, so a continuation
+    is the same wherever it runs.
+    """
+
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None  # None: until the context is full
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0  # 0 is greedy
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, msgspec.Meta(ge=0)] = 0  # 0: off
+    min_p: Probability = 0.0
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0
+    logit_bias: dict[TokenId, float] = {}
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None  # alternatives a token; None: off
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """One generated token with its natural-log probability under the unmodified model."""
+
+    token: TokenId
+    text: bytes  # a token may be a part of a UTF-8 character
+    logprob: float
+    top: tuple[tuple[TokenId, bytes, float], ...] = ()  # the likeliest, best first
+
+
+class Usage(msgspec.Struct, frozen=True, array_like=True):
+    """Counted in tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0  # the part of the prompt whose KV was already there
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """One named input or output. A dimension of -1 is free; the first is the batch."""
+
+    name: str
+    dtype: str  # Open Inference Protocol names: FP32, INT64, BYTES …
+    shape: tuple[int, ...]
+
+
+#: Open Inference Protocol data types and what numpy calls them.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(np.object_),
+}
