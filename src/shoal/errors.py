@@ -140,10 +140,10 @@ class WorkerLost(ShoalError):
     retryable = True
 
 
-class WorkerDraining(ShoalError):
-    """The worker is leaving and takes no new requests."""
+class Draining(ShoalError):
+    """This process is leaving and takes no new requests."""
 
-    code = "worker_draining"
+    code = "draining"
     status = 503
     retryable = True
 

@@ -105,6 +105,10 @@ class Resources(Message, frozen=True):
     memory_bytes: int = 0
 
 
+class Invite(Message, frozen=True):
+    """A coordinator that called a worker asks it to register. Answered by :class:`Ack`, then by a registration."""
+
+
 class Register(Message, frozen=True):
     """A worker introduces itself; answered by :class:`Registered`. Valid until the connection ends."""
 
@@ -153,8 +157,15 @@ class Ack(Message, frozen=True):
 # -- engine processes: worker to its child
 
 
-class Describe(Message, frozen=True):
-    """Asked first; answered by a :class:`ModelInfo` once the model is loaded, or by what stopped it."""
+class LoadModel(Message, frozen=True):
+    """The first message to an engine process; answered by a :class:`ModelInfo` once loaded, or by what stopped it."""
+
+    name: ModelName
+    uri: str
+    cache_dir: str
+    threads: int
+    kv_tokens: int
+    max_sequences: int
 
 
 class LoadReport(Message, frozen=True):
@@ -163,5 +174,5 @@ class LoadReport(Message, frozen=True):
     load: Load
 
 
-Request = Generate | Infer | ListModels | Register | Status | Deregister | Drain | Describe | LoadReport
+Request = Generate | Infer | ListModels | Invite | Register | Status | Deregister | Drain | LoadModel | LoadReport
 Answer = Chunk | Inferred | ModelList | Registered | Ack | ModelInfo

@@ -33,6 +33,7 @@ class TensorEngine(ABC):
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    batchable: bool = True  # may rows of several requests share a run? If not, the first axis may be anything
 
     @abstractmethod
     def run(self, inputs: Tensors) -> Tensors:
@@ -86,13 +87,16 @@ class Row:
     start: int
     blocks: Sequence[int]
     wants_logits: bool  # of its last token
+    #: Are these tokens the model's own, made one at a time? Engines round a lone token otherwise than a prompt's, and
+    #: have to do it again in the same way when an answer is taken up elsewhere, in one row as long as it is.
+    generated: bool = False
 
 
 class LanguageEngine(ABC):
     """Steps a ragged batch of sequences. Everything else (scheduling, sampling, memory) is done above it.
 
-    A row's logits do not depend, to the bit, on the other rows of the step, nor on how a prompt was cut into
-    steps; engines that cannot promise it say so in their own documentation.
+    A row's logits do not depend, to the bit, on the other rows of the step, nor on how a prompt, or what was
+    generated after it, was cut into steps; engines that cannot promise it say so in their own documentation.
     """
 
     capabilities: Capabilities

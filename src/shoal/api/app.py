@@ -1,0 +1,81 @@
+"""The HTTP application: one ASGI callable for all surfaces.
+
+It finds the handler and turns whatever goes wrong into exactly one final answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from shoal.api import openai, operations
+from shoal.api.asgi import Exchange, Receive, Scope, Send
+from shoal.api.limits import ApiLimits
+from shoal.api.openai.errors import answer_error
+from shoal.api.plane import Plane
+from shoal.api.routing import Route, Routes
+from shoal.errors import MethodNotAllowed, ModelUnavailable, ShoalError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_LIMITS = ApiLimits()
+
+
+def build_app(plane: Plane, *, metrics: Callable[[], bytes], limits: ApiLimits = DEFAULT_LIMITS) -> App:
+    """The application of every surface over one data plane. ``metrics`` returns Prometheus' text format."""
+    return App([*openai.routes(plane), *operations.routes(plane, metrics)], limits=limits)
+
+
+class App:
+    """An ASGI application. It holds no state of requests: each lives in its own call."""
+
+    def __init__(self, routes: Sequence[Route], *, limits: ApiLimits) -> None:
+        self._routes = Routes(routes)
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await self._serve(Exchange(scope, receive, send, self._limits))
+
+    async def _serve(self, exchange: Exchange) -> None:
+        try:
+            await self._handle(exchange)
+        except asyncio.CancelledError:
+            # The server stops and has waited long enough. The client is told, so that it asks elsewhere.
+            await answer_error(exchange, ModelUnavailable("the server is shutting down"))
+            raise
+
+    async def _handle(self, exchange: Exchange) -> None:
+        try:
+            handler = self._routes.find(exchange.method, exchange.path)
+            await handler(exchange)
+        except MethodNotAllowed as error:
+            allowed = ", ".join(self._routes.allowed(exchange.path))
+            await answer_error(exchange, error, headers=[(b"allow", allowed.encode())])
+        except ShoalError as error:
+            _log(exchange, error)
+            await answer_error(exchange, error)
+        except Exception:
+            logger.exception("a handler failed", extra={"action": "handler_failed", "request_id": exchange.request_id})
+            await answer_error(exchange, ShoalError("the server failed; the request id leads to the reason"))
+
+
+def _log(exchange: Exchange, error: ShoalError) -> None:
+    if error.fault == "server":
+        logger.warning(
+            "request failed: %s",
+            error.message,
+            extra={"action": "request_failed", "request_id": exchange.request_id, "code": error.code},
+        )
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """Nothing is started or stopped here: the node owns what this application works with."""
+    while True:
+        event = (await receive())["type"]
+        await send({"type": f"{event}.complete"})
+        if event == "lifespan.shutdown":
+            return

@@ -1,0 +1,22 @@
+"""What one HTTP request may ask for. Beyond a limit the answer is a clear 4xx, never a stretched server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ApiLimits:
+    """The defaults are meant to be above every honest request and below what hurts."""
+
+    body_bytes: int = 8 * 2**20  # 128k tokens of text are about 0.6 MB; 2,048 texts to embed of 4 kB each just fit
+    body_timeout: float = 30.0  # seconds for a whole body: 8 MiB at 2.2 Mbit/s
+    write_timeout: float = 60.0  # seconds a client may leave the answer unread
+    deadline: float = 24 * 3600.0  # seconds: the largest x-deadline-ms
+    messages: int = 2048  # of one chat
+    samples: int = 16  # n
+    choices: int = 128  # prompts of one /v1/completions request times n: each is a generation of its own
+    inputs: int = 2048  # texts of one /v1/embeddings request, as OpenAI
+    stop_strings: int = 16
+    stop_length: int = 256  # characters: every token is compared with every stop string
+    logit_biases: int = 1024

@@ -1,0 +1,113 @@
+"""The bodies of OpenAI's requests, as far as they mean something here.
+
+Unknown fields are ignored, as clients send many. Fields that would change the answer and cannot be served are
+named, so that they can be refused with a reason. What :class:`~shoal.types.Sampling` checks is not checked twice.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+TokenNumber = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class Body(msgspec.Struct, kw_only=True, frozen=True):
+    """Null means the same as leaving a field out."""
+
+
+class StreamOptions(Body, kw_only=True, frozen=True):
+    include_usage: bool | None = None
+
+
+class JsonSchema(Body, kw_only=True, frozen=True):
+    schema: dict[str, Any]
+
+
+class JsonSchemaFormat(Body, kw_only=True, frozen=True, tag_field="type", tag="json_schema"):
+    json_schema: JsonSchema
+
+
+class JsonObjectFormat(Body, kw_only=True, frozen=True, tag_field="type", tag="json_object"):
+    pass
+
+
+class TextFormat(Body, kw_only=True, frozen=True, tag_field="type", tag="text"):
+    pass
+
+
+class StructuredOutputs(Body, kw_only=True, frozen=True):
+    """vLLM's extension: exactly one of them."""
+
+    json: dict[str, Any] | None = None
+    regex: str | None = None
+    grammar: str | None = None  # in Lark's notation
+
+
+class GenerateBody(Body, kw_only=True, frozen=True):
+    """What chats and completions share."""
+
+    model: Name
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    seed: Int64 | None = None
+    max_tokens: Int32 | None = None
+    stop: str | list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[TokenNumber, Bias] | None = None
+    response_format: JsonSchemaFormat | JsonObjectFormat | TextFormat | None = None
+    # named as vLLM names them
+    top_k: Int32 | None = None  # 0 and -1: off
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    ignore_eos: bool | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+
+class ContentPart(Body, kw_only=True, frozen=True):
+    type: str
+    text: str | None = None
+
+
+class MessageBody(Body, kw_only=True, frozen=True):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+    tool_calls: list[Any] | None = None
+
+
+class ChatBody(GenerateBody, kw_only=True, frozen=True):
+    messages: Annotated[list[MessageBody], msgspec.Meta(min_length=1)]
+    max_completion_tokens: Int32 | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    # refused unless they ask for nothing
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    functions: list[Any] | None = None
+    modalities: list[str] | None = None
+    audio: Any = None
+
+
+class CompletionBody(GenerateBody, kw_only=True, frozen=True):
+    prompt: str | list[str | TokenNumber | list[TokenNumber]]
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    # refused unless they ask for nothing
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+
+class EmbeddingBody(Body, kw_only=True, frozen=True):
+    model: Name
+    input: str | list[str | int | list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None

@@ -1,0 +1,30 @@
+"""The one door of every surface: what the coordinator's data plane offers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from shoal.coordinator.dataplane import ServedModel
+from shoal.messages import Chunk, Generate, Infer, Inferred
+
+__all__ = ["Plane", "ServedModel"]
+
+
+class Plane(Protocol):
+    """Checks, routes, retries and answers. Every method raises :class:`~shoal.errors.ShoalError`.
+
+    ``timeout`` is in seconds for the whole request; None takes the server's default.
+    """
+
+    def models(self) -> Sequence[ServedModel]: ...
+
+    def ready(self) -> bool:
+        """Is at least one worker ready?"""
+        ...
+
+    def generate(self, request: Generate, *, timeout: float | None) -> AsyncGenerator[Chunk, None]:
+        """Closing the generator cancels the request downstream."""
+        ...
+
+    async def infer(self, request: Infer, *, timeout: float | None) -> Inferred: ...

@@ -1,0 +1,15 @@
+"""The fleet as state that events change, and the machine as cores that are dealt out."""
+
+from shoal.cluster.membership import MAX_WORKERS, MOVES, Member, Membership
+from shoal.cluster.threads import CoreGrant, engine_environment, plan_cores, share_grant
+
+__all__ = [
+    "MAX_WORKERS",
+    "MOVES",
+    "CoreGrant",
+    "Member",
+    "Membership",
+    "engine_environment",
+    "plan_cores",
+    "share_grant",
+]

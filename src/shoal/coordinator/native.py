@@ -1,0 +1,63 @@
+"""What arrives on native connections: requests of clients, registrations and statuses of workers."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+from shoal.clock import now
+from shoal.coordinator.dataplane import DataPlane
+from shoal.coordinator.fleet import Fleet
+from shoal.errors import ProtocolError
+from shoal.messages import (
+    Deregister,
+    Generate,
+    Infer,
+    ListModels,
+    ModelInfo,
+    ModelList,
+    Register,
+    Request,
+    Status,
+)
+from shoal.rpc import Call
+from shoal.types import ModelName, ModelState
+
+
+class NativeSurface:
+    def __init__(self, plane: DataPlane, fleet: Fleet) -> None:
+        self._plane = plane
+        self._fleet = fleet
+
+    async def handle(self, message: Request, call: Call) -> None:
+        match message:
+            case Generate():
+                async with aclosing(self._plane.generate(message, timeout=_left(call))) as chunks:
+                    async for chunk in chunks:
+                        await call.send(chunk)
+            case Infer():
+                await call.send(await self._plane.infer(message, timeout=_left(call)))
+            case ListModels():
+                await call.send(ModelList(tuple(self._models())))
+            case Status():
+                self._fleet.status(message, call.connection)
+            case Register():
+                await call.send(self._fleet.register(message, call.connection))
+            case Deregister():
+                self._fleet.deregister(message, call.connection)
+            case _:
+                raise ProtocolError(f"a coordinator does not take {type(message).__name__}")
+
+    def _models(self) -> list[ModelInfo]:
+        return [
+            ModelInfo(
+                name=ModelName(model.name),
+                kind=model.kind,
+                state=ModelState.READY if model.ready else ModelState.LOADING,
+            )
+            for model in self._plane.models()
+        ]
+
+
+def _left(call: Call) -> float | None:
+    """Seconds until the caller gives up."""
+    return None if call.deadline is None else max(0.001, call.deadline - now())

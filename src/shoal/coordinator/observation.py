@@ -1,0 +1,64 @@
+"""What one request tells the metrics, whichever way it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from shoal.clock import now
+from shoal.errors import Cancelled, ShoalError
+from shoal.messages import Answer, Chunk
+from shoal.telemetry import CoordinatorMetrics
+
+
+def is_last(answer: Answer) -> bool:
+    return not isinstance(answer, Chunk) or answer.finish_reason is not None
+
+
+class Observation:
+    def __init__(self, metrics: CoordinatorMetrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._began = now()
+        self._last: float | None = None  # when a part of the answer last came
+        self.complete = False
+
+    def routed(self, policy: str, reason: str) -> None:
+        self._metrics.routed(self._model, policy, reason, now() - self._began)
+
+    def answered(self, answer: Answer) -> None:
+        self.complete = is_last(answer)
+        if not isinstance(answer, Chunk):
+            return
+        at = now()
+        if self._last is None:
+            self._metrics.first_token(self._model, at - self._began)
+        else:
+            self._metrics.token_gap(self._model, at - self._last)
+        self._last = at
+        if answer.usage is not None:
+            self._metrics.used(self._model, answer.usage)
+
+
+@contextmanager
+def observed(metrics: CoordinatorMetrics, model: str) -> Iterator[Observation]:
+    """Counts the request in, and out with its outcome: ``ok``, or the code of its error."""
+    observation = Observation(metrics, model)
+    began = now()
+    outcome = "ok"
+    metrics.began()
+    try:
+        yield observation
+    except ShoalError as error:
+        outcome = error.code
+        raise
+    except (asyncio.CancelledError, GeneratorExit):
+        # Who has read the last part may go without asking whether there is more.
+        outcome = "ok" if observation.complete else Cancelled.code
+        raise
+    except BaseException:
+        outcome = ShoalError.code
+        raise
+    finally:
+        metrics.finished(model, "all", outcome, now() - began)

@@ -1,0 +1,149 @@
+"""A conversation as the tokens a model was trained to read it in.
+
+The template comes with the model and runs in a sandbox; the contents come from strangers and may never become
+control tokens: a message that says ``<|im_end|>`` must not end the message.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NoReturn
+
+import jinja2
+import msgspec
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from shoal.engines.base import Tokenizer
+from shoal.errors import InvalidRequest
+from shoal.types import ChatMessage, TokenId
+
+MAX_RENDERED = 4_000_000  # characters; far beyond any context
+ROLE = re.compile(r"[a-z_]{1,32}")
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def render(
+    template: str | None,
+    messages: Sequence[ChatMessage],
+    *,
+    bos_token: str,
+    eos_token: str,
+    add_generation_prompt: bool = True,
+) -> str:
+    """The prompt as text, as transformers would render it; ChatML where ``template`` is None.
+
+    Raises :class:`~shoal.errors.InvalidRequest` for what the template refuses or cannot do, and for more than
+    ``MAX_RENDERED`` characters.
+    """
+    for message in messages:
+        if not ROLE.fullmatch(message.role):
+            raise InvalidRequest(f"the role {message.role!r} is not a word of a-z and _", param="messages")
+    variables = {
+        "messages": [msgspec.structs.asdict(message) for message in messages],
+        "bos_token": bos_token,
+        "eos_token": eos_token,
+        "add_generation_prompt": add_generation_prompt,
+        "tools": None,
+        "documents": None,
+    }
+    try:
+        return _bounded(_compile(CHATML if template is None else template), variables)
+    except InvalidRequest:
+        raise
+    except Exception as exc:  # a template is a program of a stranger's: it can raise anything
+        raise InvalidRequest(f"the model's chat template refused the messages: {exc}", param="messages") from exc
+
+
+def encode_chat(tokenizer: Tokenizer, messages: Sequence[ChatMessage]) -> list[TokenId]:
+    """The prompt as tokens, whose control tokens all come from the template.
+
+    Ordinary text gives exactly the tokens of the rendered prompt. Only where the contents brought control tokens
+    of their own are template and contents encoded apart.
+    """
+    rendered = _render(tokenizer, messages)
+    # Placeholders that no message can guess show what the template says by itself.
+    nonce = secrets.token_hex(16)
+    hidden = {f"{nonce}x{index}x": message.content for index, message in enumerate(messages) if message.content}
+    names = iter(hidden)
+    skeleton = _render(tokenizer, [ChatMessage(m.role, next(names) if m.content else m.content) for m in messages])
+    tokens = tokenizer.encode(rendered, special=True)
+    if _control_tokens(tokenizer, tokens) == _control_tokens(tokenizer, tokenizer.encode(skeleton, special=True)):
+        return tokens
+    return _encode_apart(tokenizer, re.split(f"({nonce}x[0-9]+x)", skeleton), hidden)
+
+
+def _encode_apart(tokenizer: Tokenizer, parts: list[str], hidden: dict[str, str]) -> list[TokenId]:
+    bos = tokenizer.encode("", special=True)
+    tokens: list[TokenId] = []
+    for part in filter(None, parts):
+        if part in hidden:
+            tokens += tokenizer.encode(hidden[part], special=False)
+        else:
+            tokens += _without_added_bos(tokenizer, part, bos)
+    return tokens if tokens[: len(bos)] == bos else bos + tokens
+
+
+def _without_added_bos(tokenizer: Tokenizer, part: str, bos: list[TokenId]) -> list[TokenId]:
+    # Every call adds what begins a prompt unless the text says it itself, and this part begins none.
+    ids = tokenizer.encode(part, special=True)
+    written = bool(tokenizer.bos_token) and part.startswith(tokenizer.bos_token)
+    return ids if written else ids[len(bos) :]
+
+
+def _render(tokenizer: Tokenizer, messages: Sequence[ChatMessage]) -> str:
+    return render(tokenizer.chat_template, messages, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+
+
+def _control_tokens(tokenizer: Tokenizer, tokens: list[TokenId]) -> list[TokenId]:
+    control = {token for token in set(tokens) if not tokenizer.token_bytes(token)}
+    return [token for token in tokens if token in control]
+
+
+def _bounded(template: jinja2.Template, variables: dict[str, Any]) -> str:
+    parts: list[str] = []
+    room = MAX_RENDERED
+    for part in template.generate(variables):
+        room -= len(part)
+        if room < 0:
+            raise InvalidRequest(f"the messages render to more than {MAX_RENDERED} characters", param="messages")
+        parts.append(part)
+    return "".join(parts)
+
+
+@lru_cache(maxsize=32)
+def _compile(template: str) -> jinja2.Template:
+    return _ENVIRONMENT.from_string(template)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+    # Jinja's own filter escapes HTML, which the models have never seen.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+_ENVIRONMENT = _environment()

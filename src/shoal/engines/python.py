@@ -1,0 +1,87 @@
+"""A model that is a Python class of the user's, named ``package.module:Class``::
+
+    import numpy as np
+    from shoal.types import TensorSpec
+
+    class Doubler:
+        inputs = (TensorSpec("x", "FP32", (-1, 4)),)  # optional: checked before run
+        outputs = (TensorSpec("y", "FP32", (-1, 4)),)  # optional: told to clients
+
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {"y": inputs["x"] * 2}
+
+The method may also be called ``predict``. ``__init__`` takes nothing, or ``options`` (an
+:class:`~shoal.engines.base.EngineOptions`). ``close`` is called at the end, where there is one. Several requests
+share a run, one after the other along the first axis, unless the class says ``batchable = False``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from shoal.engines.base import EngineOptions, TensorEngine
+from shoal.engines.specs import check_inputs
+from shoal.errors import EngineFailed, ModelLoadFailed, ShoalError
+from shoal.types import DTYPES, Tensors, TensorSpec
+
+
+class PythonEngine(TensorEngine):
+    """Runs an object of the class at ``target``. Raises :class:`~shoal.errors.ModelLoadFailed`."""
+
+    def __init__(self, target: str, options: EngineOptions) -> None:
+        self._target = target
+        self._model = _construct(target, options)
+        self._run = _method(self._model, target)
+        self.inputs = _specs(self._model, "inputs", target)
+        self.outputs = _specs(self._model, "outputs", target)
+        self.batchable = bool(getattr(self._model, "batchable", True))
+
+    def run(self, inputs: Tensors) -> Tensors:
+        if self.inputs:
+            check_inputs(inputs, self.inputs)
+        try:
+            outputs = self._run(inputs)
+        except ShoalError:
+            raise  # the model knows our errors and chose one
+        except Exception as error:  # the border to the user's code
+            raise EngineFailed(f"{self._target} failed: {type(error).__name__}: {error}") from error
+        if not isinstance(outputs, dict) or not all(isinstance(array, np.ndarray) for array in outputs.values()):
+            raise EngineFailed(f"{self._target} must return a dict of names and numpy arrays")
+        return outputs
+
+    def close(self) -> None:
+        close = getattr(self._model, "close", None)
+        if callable(close):
+            close()
+
+
+def _construct(target: str, options: EngineOptions) -> object:
+    module, _, name = target.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), name)
+        takes_options = "options" in inspect.signature(made).parameters
+        instance: object = made(options=options) if takes_options else made()
+    except Exception as error:  # the border to the user's code
+        raise ModelLoadFailed(f"cannot load {target}: {type(error).__name__}: {error}") from error
+    return instance
+
+
+def _method(model: object, target: str) -> Callable[[Tensors], Any]:
+    for name in ("run", "predict"):
+        method = getattr(model, name, None)
+        if callable(method):
+            return method  # type: ignore[no-any-return]
+    raise ModelLoadFailed(f"{target} has neither a method 'run' nor a method 'predict'")
+
+
+def _specs(model: object, name: str, target: str) -> tuple[TensorSpec, ...]:
+    specs = tuple(getattr(model, name, ()))
+    for spec in specs:
+        if not isinstance(spec, TensorSpec) or spec.dtype not in DTYPES:
+            raise ModelLoadFailed(f"{target}.{name} must be TensorSpec values with a dtype of {', '.join(DTYPES)}")
+    return specs

@@ -1,0 +1,39 @@
+"""Do the arrays of a request fit what a model says it takes?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shoal.errors import InvalidRequest
+from shoal.types import DTYPES, Array, Tensors, TensorSpec
+
+
+def check_inputs(inputs: Tensors, specs: Sequence[TensorSpec]) -> None:
+    """Raises :class:`~shoal.errors.InvalidRequest` that names the first input that does not fit."""
+    for spec in specs:
+        if spec.name not in inputs:
+            raise InvalidRequest(f"input '{spec.name}' is missing", param=spec.name)
+        _check_one(inputs[spec.name], spec)
+    for name in inputs.keys() - {spec.name for spec in specs}:
+        expected = ", ".join(f"'{spec.name}'" for spec in specs)
+        raise InvalidRequest(f"there is no input '{name}'; the model takes {expected}", param=name)
+
+
+def _check_one(array: Array, spec: TensorSpec) -> None:
+    if array.dtype != DTYPES[spec.dtype]:
+        raise InvalidRequest(
+            f"input '{spec.name}' must be {spec.dtype}, not {datatype(array)}",
+            param=spec.name,
+        )
+    fits = array.ndim == len(spec.shape) and all(
+        wanted in (-1, got) for wanted, got in zip(spec.shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise InvalidRequest(
+            f"input '{spec.name}' must have shape {list(spec.shape)}, not {list(array.shape)}", param=spec.name
+        )
+
+
+def datatype(array: Array) -> str:
+    """What the Open Inference Protocol calls the array's type; numpy's own name where it has none."""
+    return next((name for name, dtype in DTYPES.items() if dtype == array.dtype), str(array.dtype))

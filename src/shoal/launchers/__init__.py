@@ -1,0 +1,1 @@
+"""Where processes come from. ``local``: children of this process, supervised by it."""

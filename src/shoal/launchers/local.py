@@ -1,0 +1,154 @@
+"""Child processes on this machine: started with their cores, watched, stopped with a deadline, never orphaned.
+
+A child lives in a session of its own, so that a Ctrl-C in the terminal reaches only the parent, which stops its
+children in order. A child whose parent dies notices it by the end of a pipe or socket that only the parent held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+logger = logging.getLogger(__name__)
+
+KILL_AFTER = 5.0  # seconds between asking a child to stop and killing it, unless the caller says otherwise
+STABLE_AFTER = 60.0  # seconds a child must have lived for its next crash to count as the first
+MAX_CRASHES = 5  # in a row
+TAIL_LINES = 20  # of its standard error, kept to say why a child died
+_MAX_LINE = 4096  # bytes of one line kept
+
+
+class ChildProcess:
+    """One running child. What it writes to its standard error is passed on as it is; the end of it is kept."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self._process = process
+        self._tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
+        self._reader = asyncio.get_running_loop().create_task(self._pass_on_stderr(), name=f"stderr of {name}")
+
+    @classmethod
+    async def start(
+        cls,
+        name: str,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        cpus: Sequence[int] = (),
+        pass_fds: Sequence[int] = (),
+    ) -> ChildProcess:
+        """``environment`` is added to the parent's; ``cpus`` are the cores the child and its threads stay on."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=_MAX_LINE,
+            env={**os.environ, **(environment or {})},
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+        )
+        if cpus and hasattr(os, "sched_setaffinity"):
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(process.pid, cpus)
+        return cls(name, process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    async def wait(self) -> str:
+        """Wait for the end and say, in words, how it came."""
+        code = await self._process.wait()
+        with contextlib.suppress(TimeoutError):
+            # A grandchild may hold the pipe open; what was written so far is enough.
+            await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
+        return describe_exit(code, self._tail)
+
+    async def stop(self, timeout: float = KILL_AFTER) -> None:
+        """SIGTERM, then SIGKILL once ``timeout`` seconds have passed. Returns when the child is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), timeout)
+        except TimeoutError:
+            logger.warning(
+                "%s did not stop within %.0f s: killed", self.name, timeout, extra={"action": "child_killed"}
+            )
+        finally:
+            # Also when this wait is cancelled: nobody else would end the child.
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        await self._process.wait()
+        self._reader.cancel()
+
+    async def _pass_on_stderr(self) -> None:
+        stream = self._process.stderr
+        assert stream is not None
+        while True:
+            try:
+                line = await stream.readline()
+            except ValueError:  # longer than the limit: the stream has dropped it
+                continue
+            if not line:
+                return
+            self._tail.append(line.decode(errors="replace").rstrip())
+            sys.stderr.buffer.write(line)
+            sys.stderr.buffer.flush()
+
+
+def describe_exit(code: int, tail: Sequence[str]) -> str:
+    """``killed by SIGSEGV`` or ``exited with code 1: last line it wrote``."""
+    if code < 0:
+        try:
+            how = f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            how = f"killed by signal {-code}"
+    else:
+        how = f"exited with code {code}"
+    last = next((line for line in reversed(tail) if line.strip()), "")
+    return f"{how}: {last}" if last else how
+
+
+class RestartPolicy:
+    """When to start a child again after it died: after 0.5, 1, 2 … 30 s, and not at all in a crash loop."""
+
+    def __init__(self) -> None:
+        self.crashes = 0  # in a row
+
+    def delay(self, lived: float) -> float | None:
+        """Seconds to wait after a life of ``lived`` seconds; None: it has died too often, leave it."""
+        self.crashes = 1 if lived > STABLE_AFTER else self.crashes + 1
+        return None if self.crashes >= MAX_CRASHES else min(30.0, 0.5 * 2.0 ** (self.crashes - 1))
+
+
+async def keep_running(name: str, start: Callable[[], Awaitable[ChildProcess]], *, stop_timeout: float) -> str:
+    """Start a child and start it again whenever it ends; returns why it died when it has done so too often.
+
+    Cancelling this stops the child, which has ``stop_timeout`` seconds to finish what it does.
+    """
+    policy = RestartPolicy()
+    loop = asyncio.get_running_loop()
+    while True:
+        began = loop.time()
+        process = await start()
+        try:
+            reason = await process.wait()
+        finally:
+            await process.stop(stop_timeout)
+        pause = policy.delay(loop.time() - began)
+        extra = {"action": "child_died", "child": name, "crashes": policy.crashes}
+        if pause is None:
+            logger.error("%s died %d times in a row, last: %s", name, policy.crashes, reason, extra=extra)
+            return reason
+        logger.error("%s %s; starting it again in %.1f s", name, reason, pause, extra=extra)
+        await asyncio.sleep(pause)

@@ -1,0 +1,28 @@
+"""What the router sees of the fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shoal.load_balancer import Replica
+from shoal.types import ModelName, ModelState, WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A worker that has a model, in whatever state both are."""
+
+    replica: Replica
+    model_state: ModelState
+    reason: str = ""  # why the model failed, or why the worker has gone
+
+    @property
+    def worker_id(self) -> WorkerId:
+        return self.replica.worker_id
+
+
+class Fleet(Protocol):
+    def candidates(self, model: ModelName, now: float) -> Sequence[Candidate]:
+        """Every worker that has the model, those that have just gone included. ``now`` is in seconds."""

@@ -1,0 +1,173 @@
+"""Messages to bytes and back: MessagePack for structure, raw buffers beside it for tensors.
+
+One message on the wire::
+
+    u32 head length | head: MessagePack | padding to 8 | buffer | padding to 8 | buffer …
+
+In the head a tensor is ``[dtype, shape, offset]``, the offset counted from the first buffer; a BYTES tensor is
+``["BYTES", shape, [bytes, …]]`` and has no buffer. Buffers are little-endian, row by row, in the order in which
+the head names them, and do not overlap, so that a short message cannot stand for more memory than it brought.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import struct
+import sys
+import threading
+from typing import Annotated, Any, Final, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from shoal.errors import InvalidRequest, ProtocolError
+from shoal.messages import Message
+from shoal.types import DTYPES, Array
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+#: The widest number that may travel has 8 bytes. Allocators align a received payload at least as well.
+ALIGNMENT: Final = 8
+MAX_DIMENSIONS: Final = 32  # the least that any numpy in use allows
+MAX_DIMENSION: Final = 2**62  # above it numpy cannot say the shape, even of an empty array
+
+_LENGTH: Final = struct.Struct("!I")
+_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
+
+assert sys.byteorder == "little", "tensors travel as they lie in memory, and the wire is little-endian"
+
+_Dimension: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_DIMENSION)]
+_Shape: TypeAlias = Annotated[tuple[_Dimension, ...], msgspec.Meta(max_length=MAX_DIMENSIONS)]
+_Tensor: TypeAlias = tuple[str, _Shape, Annotated[int, msgspec.Meta(ge=0)] | list[bytes]]
+
+
+class _Current(threading.local):
+    """The buffers of the message at hand: a hook of msgspec is given the value alone."""
+
+    outgoing: list[Array]
+    offset: int  # where the next outgoing buffer begins, or the last incoming one ended
+    incoming: memoryview
+
+
+_current = _Current()
+
+
+def serialize(message: Message) -> list[Buffer]:
+    """The message as pieces to be written one after another.
+
+    Tensors are not copied: the pieces look into their memory, which must not change until it is sent.
+    Raises :class:`InvalidRequest` for what the wire cannot carry.
+    """
+    _current.outgoing, _current.offset = [], 0
+    try:
+        head = _encoder.encode(message)
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise InvalidRequest(f"the message cannot be sent: {error}") from error
+    arrays = _current.outgoing
+    if not arrays:
+        return [_LENGTH.pack(len(head)) + head]
+    _current.outgoing = []
+    pieces: list[Buffer] = [_LENGTH.pack(len(head)) + head + bytes(-(_LENGTH.size + len(head)) % ALIGNMENT)]
+    for array in arrays:
+        if array.nbytes:  # memoryview cannot cast an empty one
+            pieces.append(array.data.cast("B"))
+            if padding := -array.nbytes % ALIGNMENT:
+                pieces.append(bytes(padding))
+    return pieces
+
+
+def deserialize(payload: Buffer, kind: Any) -> Any:
+    """The message of the class or union ``kind`` in ``payload``; its tensors are read-only views on ``payload``.
+
+    Raises :class:`ProtocolError` for bytes that are no message and :class:`InvalidRequest` for a message or a
+    tensor that breaks its rules.
+    """
+    if len(payload) < _LENGTH.size:
+        raise ProtocolError("a message ends before its length")
+    (length,) = _LENGTH.unpack_from(payload)
+    end = _LENGTH.size + length
+    view = memoryview(payload).toreadonly()
+    if end > len(view):
+        raise ProtocolError(f"a message of {len(view)} bytes says that its head has {length}")
+    _current.incoming, _current.offset = view[end + -end % ALIGNMENT :], 0
+    try:
+        return _decoder(kind).decode(view[_LENGTH.size : end])
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"a message is not valid: {error}") from error
+    except RecursionError as error:
+        raise ProtocolError("a message is nested too deeply") from error
+    finally:
+        _current.incoming = memoryview(b"")
+
+
+def _encode_tensor(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"a {type(value).__name__} cannot travel")
+    name = _NAMES.get(value.dtype)
+    if name is None:
+        raise InvalidRequest(f"a tensor of dtype {value.dtype} cannot travel; there are {', '.join(DTYPES)}")
+    if name == "BYTES":
+        return name, value.shape, [_as_bytes(element) for element in value.ravel()]
+    array = np.ascontiguousarray(value)
+    offset = _current.offset
+    _current.outgoing.append(array)
+    _current.offset = offset + array.nbytes + -array.nbytes % ALIGNMENT
+    return name, value.shape, offset
+
+
+def _as_bytes(element: object) -> bytes:
+    if isinstance(element, bytes):
+        return element
+    if isinstance(element, str):
+        return element.encode()
+    raise InvalidRequest(f"a BYTES tensor holds bytes or text, not {type(element).__name__}")
+
+
+def _decode_tensor(_kind: type, value: object) -> Array:
+    try:
+        name, shape, content = msgspec.convert(value, _Tensor, builtin_types=(bytes,))  # else text is taken for base64
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"a tensor is not [dtype, shape, content]: {error}") from error
+    dtype = DTYPES.get(name)
+    if dtype is None:
+        raise InvalidRequest(f"dtype {name[:20]!r} does not exist; there are {', '.join(DTYPES)}")
+    if isinstance(content, int):
+        if name == "BYTES":
+            raise InvalidRequest("a BYTES tensor has a list of bytes, not a buffer")
+        return _view(name, dtype, shape, content)
+    if name != "BYTES" or math.prod(shape) != len(content):
+        raise InvalidRequest(f"a {name} tensor of shape {list(shape)} cannot have {len(content)} byte strings")
+    array: npt.NDArray[np.object_] = np.empty(len(content), dtype=np.object_)
+    array[:] = content
+    array.flags.writeable = False
+    return array.reshape(shape)
+
+
+def _view(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> Array:
+    count = math.prod(shape)
+    size = count * dtype.itemsize
+    if offset % ALIGNMENT or offset < _current.offset or offset + size > len(_current.incoming):
+        raise InvalidRequest(
+            f"a {name} tensor of shape {list(shape)} needs {size} bytes at offset {offset}; the message has "
+            f"{len(_current.incoming)}, {_current.offset} of them taken"
+        )
+    _current.offset = offset + size
+    try:
+        array = np.frombuffer(_current.incoming[offset : offset + size], dtype).reshape(shape)
+    except ValueError as error:  # an empty array whose other dimensions are beyond what numpy can count
+        raise InvalidRequest(f"a tensor cannot have the shape {list(shape)}") from error
+    if name == "BOOL" and np.any(array.view(np.uint8) > 1):
+        raise InvalidRequest("a BOOL tensor has a byte that is neither 0 nor 1")
+    return array
+
+
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=_encode_tensor)
+
+
+@functools.lru_cache(maxsize=16)
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind, dec_hook=_decode_tensor)

@@ -1,0 +1,128 @@
+"""Bytes to frames and back. A frame is ``u32 payload length | u8 type | u8 flags | u32 stream | payload``."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from shoal.errors import ProtocolError
+from shoal.rpc.codec import Buffer
+from shoal.rpc.limits import KIB
+
+#: The first byte is 0: no HTTP request begins so, and one port can serve both.
+MAGIC: Final = b"\x00SHOAL"
+VERSION: Final = 1
+_VERSION: Final = struct.Struct("!H")
+PREFACE_SIZE: Final = len(MAGIC) + _VERSION.size
+
+HEADER: Final = struct.Struct("!IBBI")
+END: Final = 1  # flag of DATA: nothing follows on this stream
+
+
+class FrameType(IntEnum):
+    HELLO = 1  # who I am and what I accept
+    OPEN = 2  # u64 timeout in milliseconds (0: none), then a message; on stream 0 it wants no answer
+    DATA = 3  # a message; with END it is the last, and may be absent
+    ERROR = 4  # ErrorInfo; ends the stream
+    CANCEL = 5  # by the opener; ends the stream
+    CREDIT = 6  # u32: so many more messages may come
+    PING = 7  # 8 bytes that come back in a PONG
+    PONG = 8
+    GOODBYE = 9  # why this connection ends, as text; the same in every version of the protocol
+
+
+#: The largest payload by type, in bytes; OPEN and DATA have the limit that HELLO announced.
+_LIMITS: Final = {
+    FrameType.HELLO: 4 * KIB,
+    FrameType.ERROR: 64 * KIB,
+    FrameType.CANCEL: 0,
+    FrameType.CREDIT: 4,
+    FrameType.PING: 8,
+    FrameType.PONG: 8,
+    FrameType.GOODBYE: 4 * KIB,
+}
+_CONNECTION_WIDE: Final = frozenset({FrameType.HELLO, FrameType.PING, FrameType.PONG, FrameType.GOODBYE})
+
+
+class Frame(NamedTuple):
+    type: FrameType
+    stream_id: int
+    payload: bytes | bytearray
+    end: bool = False
+
+
+def preface(version: int = VERSION) -> bytes:
+    return MAGIC + _VERSION.pack(version)
+
+
+def check_magic(received: bytes) -> None:
+    """Raises :class:`ProtocolError` for the first bytes of something else, as soon as they are seen to be so."""
+    if received[: len(MAGIC)] != MAGIC[: len(received)]:
+        raise ProtocolError("the other side does not speak Shoal's protocol")
+
+
+def check_version(received: bytes) -> None:
+    """``received`` is a whole preface. Raises :class:`ProtocolError` for another version."""
+    (version,) = _VERSION.unpack_from(received, len(MAGIC))
+    if version != VERSION:
+        raise ProtocolError(f"this side speaks version {VERSION} of the protocol, the other version {version}")
+
+
+def encode_frame(kind: FrameType, stream_id: int, payload: Sequence[Buffer], *, end: bool = False) -> list[Buffer]:
+    return [HEADER.pack(sum(map(len, payload)), kind, END if end else 0, stream_id), *payload]
+
+
+class FrameReader:
+    """Cuts what arrives into frames, however the network has cut it.
+
+    A length is believed only as far as its bytes have come, so announcing a large frame costs the reader nothing.
+    Every payload has memory of its own: it is aligned, and a small one does not keep a large read alive.
+    """
+
+    def __init__(self, max_payload: int) -> None:
+        self._limits = {FrameType.OPEN: max_payload, FrameType.DATA: max_payload, **_LIMITS}
+        self._types = {int(kind): kind for kind in FrameType}
+        self._rest = b""  # a header that has not come whole
+        self._head: tuple[int, FrameType, bool, int] | None = None  # of the frame whose payload is coming
+        self._payload = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Yield the frames that ``data`` completes.
+
+        Raises :class:`ProtocolError` at a header that is wrong or announces too much; the reader is then of no
+        further use.
+        """
+        if self._head is None and self._rest:
+            data, self._rest = self._rest + data, b""
+        at = 0
+        while True:
+            if self._head is None:
+                if len(data) - at < HEADER.size:
+                    self._rest = data[at:]
+                    return
+                self._head = self._read_header(data, at)
+                at += HEADER.size
+            length, kind, end, stream_id = self._head
+            missing = length - len(self._payload)
+            payload: bytes | bytearray = data[at : at + missing]
+            at += len(payload)
+            if len(payload) < length:  # not all of it was in this read
+                self._payload += payload
+                if len(self._payload) < length:
+                    return
+                payload, self._payload = self._payload, bytearray()
+            self._head = None
+            yield Frame(kind, stream_id, payload, end)
+
+    def _read_header(self, data: bytes, at: int) -> tuple[int, FrameType, bool, int]:
+        length, number, flags, stream_id = HEADER.unpack_from(data, at)
+        kind = self._types.get(number)
+        if kind is None or flags > END or (flags and kind is not FrameType.DATA):
+            raise ProtocolError(f"there is no frame of type {number} with flags {flags}")
+        if length > self._limits[kind]:
+            raise ProtocolError(f"a {kind.name} frame of {length} bytes is over the limit of {self._limits[kind]}")
+        if kind is not FrameType.OPEN and (stream_id == 0) != (kind in _CONNECTION_WIDE):
+            raise ProtocolError(f"a {kind.name} frame cannot be on stream {stream_id}")
+        return length, kind, flags == END, stream_id

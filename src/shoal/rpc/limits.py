@@ -1,0 +1,46 @@
+"""The bounds of the wire, each with its reason, and the budget that holds a peer to them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+#: Payload of one frame. gRPC's 4 MiB turns away a batch of pictures, Triton's 2 GiB lets one request take a
+#: worker's memory. 64 MiB holds 32 images of 3 x 384 x 384 floats.
+MAX_FRAME: Final = 64 * MIB
+
+#: Answers that may be on their way before the reader has taken any. Deep enough that a stream of tokens never
+#: waits for a round trip, shallow enough that a reader that stopped costs 64 small messages.
+CREDIT: Final = 64
+
+#: Requests of one peer that are being worked on. Above it is no legitimate neighbour (a coordinator admits 1,024).
+MAX_INBOUND_CALLS: Final = 4096
+
+#: Bytes of these requests together; each may be as large as a frame.
+MAX_INBOUND_BYTES: Final = 512 * MIB
+
+#: Frames that do not wait for the transport (notices, cancels, credit, pongs, errors), in bytes, while the peer
+#: reads nothing. A peer that makes us owe more than this is stuck or hostile.
+MAX_UNPACED_BYTES: Final = 4 * MIB
+
+
+class Budget:
+    """How much of a peer's work is taken on at a time, in calls and in bytes."""
+
+    def __init__(self, calls: int = MAX_INBOUND_CALLS, size: int = MAX_INBOUND_BYTES) -> None:
+        self._calls = calls
+        self._size = size
+
+    def take(self, size: int) -> bool:
+        """Take on a call of ``size`` bytes, or say no and change nothing."""
+        if self._calls < 1 or self._size < size:
+            return False
+        self._calls -= 1
+        self._size -= size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self._calls += 1
+        self._size += size

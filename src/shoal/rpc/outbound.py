@@ -1,0 +1,131 @@
+"""What this side asks: streams of answers with a deadline, each of which ends exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from shoal.errors import DeadlineExceeded, ErrorInfo, ProtocolError, ShoalError, WorkerLost, from_info
+from shoal.messages import Answer, Request
+from shoal.rpc.codec import Buffer, deserialize, serialize
+from shoal.rpc.inbox import Inbox
+from shoal.rpc.protocol import WireProtocol
+from shoal.rpc.writer import Writer
+
+
+class Answers:
+    """The answers to one request: an async context manager and iterator. Leaving it early cancels the request."""
+
+    def __init__(self, outbound: Outbound, message: Request, timeout: float | None) -> None:
+        self._outbound = outbound
+        self._message = message
+        self._timeout = timeout
+
+    async def __aenter__(self) -> Self:
+        self._stream_id, self._inbox = await self._outbound.open(self._message, self._timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._outbound.leave(self._stream_id)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Answer:
+        answer = await self.next()
+        if answer is None:
+            raise StopAsyncIteration
+        return answer
+
+    async def next(self) -> Answer | None:
+        """The next answer, or None after the last. Raises what ended the stream."""
+        payload = await self._inbox.get()
+        if payload is None:
+            return None
+        try:
+            answer: Answer = deserialize(payload, Answer)
+        except ShoalError as error:
+            # Not the asker's fault, as an InvalidRequest would say.
+            raise ProtocolError(f"an answer is not valid: {error}") from error
+        return answer
+
+
+class Outbound:
+    """The streams that this side opened and has not left. ``lost`` makes the error of a dead connection."""
+
+    def __init__(self, protocol: WireProtocol, writer: Writer, lost: Callable[[], WorkerLost | None]) -> None:
+        self._protocol = protocol
+        self._writer = writer
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._inboxes: dict[int, Inbox] = {}
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+
+    def __len__(self) -> int:
+        return len(self._inboxes)
+
+    async def open(self, message: Request, timeout: float | None) -> tuple[int, Inbox]:
+        buffers = serialize(message)
+        deadline = None if timeout is None else self._loop.time() + timeout
+        if self._writer.is_full:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._writer.has_room()
+            except TimeoutError as error:
+                raise DeadlineExceeded(f"the request could not be sent within {timeout} s") from error
+        if (error_of_loss := self._lost()) is not None:
+            raise error_of_loss
+        left = None if deadline is None else deadline - self._loop.time()
+        if left is not None and left <= 0:
+            raise DeadlineExceeded(f"a timeout of {timeout} s leaves no time for the request")
+        stream_id, frames = self._protocol.open(buffers, left)
+        inbox = Inbox(self._protocol.hello.credit, lambda count: self._grant(stream_id, count))
+        self._inboxes[stream_id] = inbox
+        if left is not None and timeout is not None:
+            self._timers[stream_id] = self._loop.call_later(left, self._expire, stream_id, timeout)
+        self._writer.write(frames)
+        return stream_id, inbox
+
+    def leave(self, stream_id: int) -> None:
+        """Nobody reads this stream any more."""
+        del self._inboxes[stream_id]
+        self._stop_timer(stream_id)
+        self._cancel(stream_id)
+
+    def received(self, stream_id: int, payload: Buffer | None, end: bool) -> None:
+        inbox = self._inboxes[stream_id]
+        if payload is not None:
+            inbox.put(payload)
+        if end:
+            inbox.end()
+            self._stop_timer(stream_id)
+
+    def failed(self, stream_id: int, error: ErrorInfo) -> None:
+        self._inboxes[stream_id].end(from_info(error))
+        self._stop_timer(stream_id)
+
+    def lose(self) -> None:
+        """The connection is over: every reader learns it at once."""
+        for stream_id, inbox in self._inboxes.items():
+            inbox.end(self._lost())
+            self._stop_timer(stream_id)
+
+    def _grant(self, stream_id: int, count: int) -> None:
+        self._writer.write_unpaced(self._protocol.credit(stream_id, count))
+
+    def _expire(self, stream_id: int, timeout: float) -> None:
+        self._inboxes[stream_id].end(DeadlineExceeded(f"the answer did not end within {timeout:g} s"))
+        self._stop_timer(stream_id)
+        self._cancel(stream_id)
+
+    def _cancel(self, stream_id: int) -> None:
+        if self._protocol.is_open(stream_id) and self._lost() is None:
+            self._writer.write_unpaced(self._protocol.cancel(stream_id))
+
+    def _stop_timer(self, stream_id: int) -> None:
+        if (timer := self._timers.pop(stream_id, None)) is not None:
+            timer.cancel()

@@ -1,0 +1,172 @@
+"""Prometheus metrics: one class a process, over a registry that is handed in.
+
+Labels are bounded: surfaces, outcomes and reasons come from the code, and a model that nobody knows is ``unknown``.
+An update finds its labelled child in a dictionary, which costs a third of asking the library for it each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Generic, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
+
+from shoal.types import Usage, WorkerState
+
+UNKNOWN: Final = "unknown"
+
+# Seconds. From an echo of a fraction of a millisecond to a long generation.
+_REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_FIRST_TOKEN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60)
+_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
+_QUEUE_BUCKETS = (0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+M = TypeVar("M", bound=MetricWrapperBase)
+
+
+class _Labelled(Generic[M]):
+    """A metric whose labelled children are looked up once."""
+
+    def __init__(self, metric: M) -> None:
+        self._metric = metric
+        self._children: dict[tuple[str, ...], M] = {}
+
+    def __call__(self, *labels: str) -> M:
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = self._metric.labels(*labels)
+        return child
+
+
+class CoordinatorMetrics:
+    """``is_known`` says whether a model's name may become a label. Durations are in seconds."""
+
+    def __init__(self, registry: CollectorRegistry, *, is_known: Callable[[str], bool]) -> None:
+        self._registry = registry
+        self._is_known = is_known
+        to: dict[str, Any] = {"namespace": "shoal", "registry": registry}
+        self._in_flight = Gauge("in_flight_requests", "Requests admitted and not answered yet.", **to)
+        self._requests = _Labelled(
+            Counter("requests_total", "Requests answered.", ("model", "surface", "outcome"), **to)
+        )
+        self._duration = _Labelled(
+            Histogram(
+                "request_duration_seconds",
+                "From request to the end of its answer.",
+                ("model", "surface"),
+                buckets=_REQUEST_BUCKETS,
+                **to,
+            )
+        )
+        self._first_token = _Labelled(
+            Histogram(
+                "time_to_first_token_seconds",
+                "From request to the first generated text.",
+                ("model",),
+                buckets=_FIRST_TOKEN_BUCKETS,
+                **to,
+            )
+        )
+        self._token_gap = _Labelled(
+            Histogram(
+                "inter_token_latency_seconds",
+                "Between the parts of a streamed answer.",
+                ("model",),
+                buckets=_TOKEN_BUCKETS,
+                **to,
+            )
+        )
+        self._queue_time = _Labelled(
+            Histogram(
+                "queue_time_seconds",
+                "From request to its dispatch to a worker.",
+                ("model",),
+                buckets=_QUEUE_BUCKETS,
+                **to,
+            )
+        )
+        self._tokens = _Labelled(
+            Counter(
+                "tokens_total", "Tokens by kind: prompt, cached (a part of prompt), generated.", ("model", "kind"), **to
+            )
+        )
+        self._workers = Gauge("workers", "Registered workers by state.", ("state",), **to)
+        self._decisions = _Labelled(
+            Counter("routing_decisions_total", "Requests sent to a worker.", ("model", "policy", "reason"), **to)
+        )
+        self._retries = _Labelled(Counter("retries_total", "Requests tried again, by error.", ("reason",), **to))
+        self._rejected = _Labelled(Counter("rejected_total", "Requests not let in, by error.", ("reason",), **to))
+        self.workers({})
+
+    def began(self) -> None:
+        """Each request that was let in; :meth:`finished` is its end."""
+        self._in_flight.inc()
+
+    def finished(self, model: str, surface: str, outcome: str, duration: float) -> None:
+        """``outcome``: ``ok``, or the code of the error."""
+        self._in_flight.dec()
+        model = self._model(model)
+        self._requests(model, surface, outcome).inc()
+        self._duration(model, surface).observe(duration)
+
+    def rejected(self, reason: str) -> None:
+        self._rejected(reason).inc()
+
+    def routed(self, model: str, policy: str, reason: str, waited: float) -> None:
+        model = self._model(model)
+        self._decisions(model, policy, reason).inc()
+        self._queue_time(model).observe(waited)
+
+    def retried(self, reason: str) -> None:
+        self._retries(reason).inc()
+
+    def first_token(self, model: str, duration: float) -> None:
+        self._first_token(self._model(model)).observe(duration)
+
+    def token_gap(self, model: str, duration: float) -> None:
+        self._token_gap(self._model(model)).observe(duration)
+
+    def used(self, model: str, usage: Usage) -> None:
+        model = self._model(model)
+        self._tokens(model, "prompt").inc(usage.prompt_tokens)
+        self._tokens(model, "cached").inc(usage.cached_tokens)
+        self._tokens(model, "generated").inc(usage.completion_tokens)
+
+    def workers(self, count: Mapping[WorkerState, int]) -> None:
+        """How many there are in each state; a state that is not named has none."""
+        for state in WorkerState:
+            self._workers.labels(state).set(count.get(state, 0))
+
+    def render(self) -> bytes:
+        """Prometheus' text format, version 0.0.4."""
+        return generate_latest(self._registry)
+
+    def _model(self, name: str) -> str:
+        return name if self._is_known(name) else UNKNOWN
+
+
+class WorkerMetrics:
+    """``model`` is one of the worker's own, so there are few."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        to: dict[str, Any] = {"namespace": "shoal", "subsystem": "worker", "registry": registry}
+        self._in_flight = Gauge("in_flight_requests", "Requests the worker has.", **to)
+        self._requests = _Labelled(Counter("requests_total", "Requests ended.", ("model", "outcome"), **to))
+        self._restarts = _Labelled(Counter("engine_restarts_total", "Engine processes that died.", ("model",), **to))
+
+    def began(self) -> None:
+        self._in_flight.inc()
+
+    def finished(self, model: str, outcome: str) -> None:
+        """``outcome``: ``ok``, or the code of the error."""
+        self._in_flight.dec()
+        self._requests(model, outcome).inc()
+
+    def engine_died(self, model: str) -> None:
+        self._restarts(model).inc()
+
+    def render(self) -> bytes:
+        """Prometheus' text format, version 0.0.4."""
+        return generate_latest(self._registry)

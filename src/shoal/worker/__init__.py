@@ -1,0 +1,1 @@
+"""Loads models and runs them: registration and state, engine processes, pipelines, continuous batching."""

@@ -1,0 +1,146 @@
+"""A model in a child process of the worker: an engine that crashes is an error with a reason, not a dead worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+
+from shoal.aio import Tasks
+from shoal.clock import now
+from shoal.errors import EngineFailed, ModelLoadFailed, ModelUnavailable, ShoalError, WorkerLost
+from shoal.launchers.local import ChildProcess, RestartPolicy
+from shoal.messages import Chunk, Generate, Infer, Inferred, Load, LoadModel, LoadReport, Message, ModelInfo
+from shoal.rpc import Call, Connection, Hello, adopt
+from shoal.types import ModelKind, ModelState
+
+logger = logging.getLogger(__name__)
+
+LOAD_TIMEOUT = 600.0  # seconds: a first load may convert weights
+
+
+class EngineProcess:
+    """Starts the process, loads the model in it, forwards requests, restarts it when it dies."""
+
+    def __init__(
+        self,
+        command: LoadModel,
+        kind: ModelKind,
+        *,
+        cpus: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.info = ModelInfo(name=command.name, kind=kind, state=ModelState.LOADING)
+        self._command = command
+        self._cpus = cpus
+        self._environment = dict(environment or {})
+        self._connection: Connection | None = None
+        self._load = Load()
+        self._changed: Callable[[], None] = lambda: None
+        self._tasks = Tasks()
+
+    def load(self) -> Load:
+        return self._load
+
+    def start(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._tasks.start(self._supervise(), name=f"supervise engine of {self.info.name}")
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
+        with self._lost_is_a_reason():
+            async with self._ready().stream(request, timeout=None) as answers:
+                async for chunk in answers:
+                    assert isinstance(chunk, Chunk)
+                    yield chunk
+
+    async def infer(self, request: Infer) -> Inferred:
+        with self._lost_is_a_reason():
+            answer = await self._ready().call(request, timeout=None)
+        assert isinstance(answer, Inferred)
+        return answer
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    def _ready(self) -> Connection:
+        if self._connection is None:
+            raise ModelUnavailable(f"model '{self.info.name}' is {self._why()}")
+        return self._connection
+
+    def _why(self) -> str:
+        return f"{self.info.state}: {self.info.reason}" if self.info.reason else str(self.info.state)
+
+    @contextlib.contextmanager
+    def _lost_is_a_reason(self) -> Iterator[None]:
+        try:
+            yield
+        except WorkerLost as error:
+            raise EngineFailed(f"the engine process of model '{self.info.name}' ended while it ran") from error
+
+    def _set(self, state: ModelState, reason: str = "") -> None:
+        self.info = ModelInfo(name=self.info.name, kind=self.info.kind, state=state, reason=reason)
+        self._changed()
+
+    async def _supervise(self) -> None:
+        policy = RestartPolicy()
+        while True:
+            began = now()
+            try:
+                reason = await self._run_once()
+            except ModelLoadFailed as error:
+                # The process said no in order; asking it again would give the same answer.
+                logger.error("%s", error, extra={"action": "model_failed", "model": self.info.name})
+                self._set(ModelState.FAILED, error.message)
+                return
+            pause = policy.delay(now() - began)
+            extra = {"action": "engine_died", "model": self.info.name, "crashes": policy.crashes}
+            logger.error("the engine process of model '%s' %s", self.info.name, reason, extra=extra)
+            if pause is None:
+                self._set(ModelState.FAILED, f"its engine died {policy.crashes} times in a row, last: {reason}")
+                return
+            self._set(ModelState.LOADING, f"its engine {reason}; starting it again")
+            await asyncio.sleep(pause)
+
+    async def _run_once(self) -> str:
+        """One life of the process: returns how it ended. Raises :class:`ModelLoadFailed` if it refused the model."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await ChildProcess.start(
+                f"engine of {self.info.name}",
+                [sys.executable, "-m", "shoal.worker.engine_host", str(theirs.fileno())],
+                environment=self._environment,
+                cpus=self._cpus,
+                pass_fds=[theirs.fileno()],
+            )
+        try:
+            connection = await adopt(ours, hello=Hello(role="worker", node_id=self.info.name), handler=self._handle)
+            try:
+                return await self._serve(connection, process)
+            finally:
+                self._connection = None
+                await connection.close("the worker stops this engine")
+        finally:
+            await process.stop()
+
+    async def _serve(self, connection: Connection, process: ChildProcess) -> str:
+        try:
+            await connection.ready(timeout=LOAD_TIMEOUT)
+            info = await connection.call(self._command, timeout=LOAD_TIMEOUT)
+        except WorkerLost:
+            return await process.wait()
+        except ModelLoadFailed:
+            raise
+        except ShoalError as error:
+            raise ModelLoadFailed(f"model '{self.info.name}': {error.message}") from error
+        assert isinstance(info, ModelInfo)
+        self._connection, self.info = connection, info
+        self._changed()
+        return await process.wait()
+
+    async def _handle(self, message: Message, call: Call) -> None:
+        if isinstance(message, LoadReport):
+            self._load = message.load
+            self._changed()

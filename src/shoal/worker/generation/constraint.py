@@ -1,0 +1,132 @@
+"""Grammars as masks over the vocabulary, by the ``llguidance`` library.
+
+A constraint's state follows from the tokens it was advanced by, so it can be built again wherever the tokens are
+known. It belongs to the engine's thread; grammars are compiled elsewhere, since that may take a second.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from shoal.engines.base import Tokenizer
+from shoal.errors import InvalidRequest
+from shoal.types import Grammar, TokenId
+from shoal.worker.generation.sampler import Allowed
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+MAX_SOURCE = 65_536  # bytes of a schema or grammar; llguidance itself bounds what it compiles to
+
+PARAM = "response_format"
+
+
+class Constraint:
+    """What one answer may still become."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self.complete = False  # nothing but the end may follow
+
+    def allowed(self) -> Allowed:
+        """Shape (vocab_size,): may the token come next? Raises :class:`~shoal.errors.InvalidRequest`."""
+        packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check("computing what may come next")
+        mask = np.zeros(self._vocab_size, np.bool_)  # logits may be padded beyond the tokenizer's vocabulary
+        bits = np.unpackbits(packed, bitorder="little", count=min(self._vocab_size, packed.size * 8))
+        mask[: bits.size] = bits
+        return mask
+
+    def advance(self, token: TokenId) -> None:
+        """Raises :class:`~shoal.errors.InvalidRequest` for a token that was not allowed."""
+        self._matcher.consume_token(token)
+        self._check("reading the answer")
+        self.complete = self._matcher.is_stopped()
+
+    def _check(self, doing: str) -> None:
+        if self._matcher.is_error():
+            raise InvalidRequest(f"the grammar failed while {doing}: {self._matcher.get_error()}", param=PARAM)
+
+
+class GrammarCompiler:
+    """Compiles for one tokenizer. Usable from several threads."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        """``vocab_size``: of the engine's logits, at least the tokenizer's."""
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._vocabulary: LLTokenizer | None = None
+        self._lock = threading.Lock()
+
+    def compile(self, grammar: Grammar) -> Constraint:
+        """Raises :class:`~shoal.errors.InvalidRequest` for one that is too large, wrong or not supported."""
+        if len(grammar.source.encode()) > MAX_SOURCE:
+            raise InvalidRequest(f"the {grammar.kind} is larger than {MAX_SOURCE} bytes", param=PARAM)
+        llguidance = _import()
+        matcher = llguidance.LLMatcher(self._for_matching(llguidance), _source(llguidance, grammar), log_level=0)
+        if matcher.is_error():
+            raise InvalidRequest(f"the {grammar.kind} is not usable: {matcher.get_error()}", param=PARAM)
+        return Constraint(matcher, self._vocab_size)
+
+    def _for_matching(self, llguidance: Any) -> LLTokenizer:
+        """The vocabulary as llguidance wants it, made once, when first needed."""
+        with self._lock:
+            if self._vocabulary is None:
+                if not self._tokenizer.eos_ids:
+                    raise InvalidRequest("this model has no end-of-sequence token to end a grammar with", param=PARAM)
+                wrapper = llguidance.TokenizerWrapper(_Vocabulary(self._tokenizer))
+                self._vocabulary = llguidance.LLTokenizer(wrapper, eos_token=sorted(self._tokenizer.eos_ids))
+            return self._vocabulary
+
+
+class _Vocabulary:
+    """The attributes that llguidance asks a tokenizer for."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+        self.special_token_ids = [token for token, data in enumerate(self.tokens) if not data]
+        self.eos_token_id = min(tokenizer.eos_ids)
+        self.bos_token_id = None
+
+    def __call__(self, text: str) -> list[TokenId]:
+        if not isinstance(text, str):
+            raise TypeError("bytes are not taken")  # it tries, and then keeps to text
+        return self._tokenizer.encode(text, special=False)
+
+
+def _import() -> Any:
+    try:
+        import llguidance
+    except ImportError as exc:
+        message = "this server was installed without `llguidance`, which JSON schemas and grammars need"
+        raise InvalidRequest(message, param=PARAM) from exc
+    return llguidance
+
+
+def _source(llguidance: Any, grammar: Grammar) -> str:
+    match grammar.kind:
+        case "json_object":
+            return _from_schema(llguidance, {"type": "object"})
+        case "json_schema":
+            try:
+                schema = msgspec.json.decode(grammar.source)
+            except (msgspec.DecodeError, RecursionError) as exc:
+                raise InvalidRequest(f"the json_schema is not JSON: {exc}", param=PARAM) from exc
+            if not isinstance(schema, dict):
+                raise InvalidRequest("the json_schema is not a JSON object", param=PARAM)
+            return _from_schema(llguidance, schema)
+        case "regex":
+            return str(llguidance.LLMatcher.grammar_from_regex(grammar.source))
+        case "lark":
+            return str(llguidance.LLMatcher.grammar_from_lark(grammar.source))
+
+
+def _from_schema(llguidance: Any, schema: dict[str, Any]) -> str:
+    # Compact JSON: where white space is free, small models write it until their tokens run out.
+    return str(llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False}))

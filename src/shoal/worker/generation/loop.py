@@ -1,0 +1,236 @@
+"""The shell of generation: requests in, chunks out, one step of the engine after another.
+
+Everything about sequences is touched by the event loop alone, and only between two steps; a step runs in a thread
+that does nothing else. While it runs, the tokens of the one before become text and go out. A stop string is
+therefore seen one step late, and that step's token is thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from shoal.aio import Tasks
+from shoal.engines.base import LanguageEngine
+from shoal.errors import EngineFailed, ModelUnavailable, ShoalError
+from shoal.messages import Chunk, Generate, Load
+from shoal.types import FinishReason
+from shoal.worker.generation.answer import Answer
+from shoal.worker.generation.prepare import EncodePrompt, Preparer
+from shoal.worker.generation.sampler import Sampled
+from shoal.worker.generation.scheduler import Limits, Scheduler
+from shoal.worker.generation.sequence import TokenSequence
+from shoal.worker.generation.stepper import Outcome, Step, Stepper
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_LIMITS = Limits()
+MAX_FAILED_STEPS = 3  # in a row, until the engine counts as broken
+CLOSE_TIMEOUT = 10.0  # seconds for the last step to end
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """A token that is not delivered yet."""
+
+    sequence: TokenSequence
+    sampled: Sampled
+    reason: FinishReason | None
+
+
+class GenerationLoop:
+    """Generates for many requests at once. Owns the engine: closing it closes that.
+
+    ``encode_prompt`` may be slow; it is called in threads of its own. Prompts share KV only under the same
+    ``cache_salt``. ``on_unhealthy`` is called once, when the engine fails step after step.
+    """
+
+    def __init__(
+        self,
+        engine: LanguageEngine,
+        *,
+        encode_prompt: EncodePrompt,
+        limits: Limits = DEFAULT_LIMITS,
+        cache_salt: bytes = b"",
+        on_unhealthy: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._engine = engine
+        self._scheduler = Scheduler(engine.capabilities, limits)
+        self._preparer = Preparer(engine, encode_prompt, cache_salt)
+        self._stepper = Stepper(engine)
+        self._on_unhealthy = on_unhealthy
+        self._answers: dict[TokenSequence, Answer] = {}  # that somebody still waits for
+        self._preparing = 0
+        self._step: Step | None = None  # that runs now
+        self._failed_steps = 0
+        self._arrival = asyncio.Event()
+        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._prepare_threads = ThreadPoolExecutor(2, thread_name_prefix="prepare")
+        self._tasks = Tasks()
+        self._closed = False
+        self.healthy = True
+
+    def start(self) -> None:
+        self._tasks.start(self._run(), name="generation")
+
+    def load(self) -> Load:
+        pool = self._scheduler.pool
+        return Load(
+            in_flight=len(self._answers) + self._preparing,
+            waiting=len(self._scheduler.waiting) + self._preparing,
+            kv_used=pool.held / pool.num_blocks,
+        )
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
+        """The answer as it comes; the last chunk has a ``finish_reason`` and the usage. Closing aborts it.
+
+        Raises :class:`~shoal.errors.InvalidRequest` for what cannot be generated, :class:`~shoal.errors.Overloaded`
+        when too many wait already, :class:`~shoal.errors.EngineFailed`, and
+        :class:`~shoal.errors.ModelUnavailable` when the loop is closed.
+        """
+        sequence = await self._prepare(request)
+        answer = self._submit(sequence)
+        try:
+            while True:
+                chunk = await answer.outbox.take()
+                yield chunk
+                if chunk.finish_reason is not None:
+                    return
+        finally:
+            self._withdraw(sequence)
+
+    async def _prepare(self, request: Generate) -> TokenSequence:
+        self._check_open()
+        self._scheduler.check_room(self._preparing)
+        self._preparing += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._prepare_threads, self._preparer.prepare, request)
+        finally:
+            self._preparing -= 1
+
+    def _submit(self, sequence: TokenSequence) -> Answer:
+        self._check_open()
+        answer = Answer(sequence, self._engine.tokenizer)
+        self._answers[sequence] = answer
+        self._scheduler.submit(sequence)
+        self._arrival.set()
+        return answer
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ModelUnavailable("the model is not served here any more")
+
+    def _withdraw(self, sequence: TokenSequence) -> None:
+        """Nobody waits for this answer any more, whether or not it is complete."""
+        self._retire(sequence)
+        step = self._step
+        if step is None or any(planned.sequence in self._answers for planned in step.rows):
+            return
+        # A step that only decodes is over before it could be stopped.
+        if any(len(planned.row.tokens) > 1 for planned in step.rows):
+            self._stepper.interrupt(step)
+
+    def _retire(self, sequence: TokenSequence) -> Answer | None:
+        self._scheduler.remove(sequence)
+        return self._answers.pop(sequence, None)
+
+    async def _run(self) -> None:
+        try:
+            await self._generate_steps()
+        except Exception:  # a border: whoever waits gets an answer, whatever went wrong here
+            logger.exception("the generation loop failed", extra={"action": "generation_failed"})
+            self._closed = True
+            self._fail_all(lambda: EngineFailed("the server failed while it generated"))
+            self._break()
+
+    async def _generate_steps(self) -> None:
+        loop = asyncio.get_running_loop()
+        news: list[_News] = []
+        while True:
+            self._arrival.clear()
+            rows = self._scheduler.plan()
+            if not rows:
+                self._deliver(news)
+                news = []
+                self._scheduler.check_idle()
+                await self._arrival.wait()
+                continue
+            self._step = Step(rows)
+            ended = loop.run_in_executor(self._engine_thread, self._stepper.run, self._step)
+            self._deliver(news)
+            outcomes = await ended
+            news = self._commit(self._step, outcomes)
+            self._step = None
+
+    def _commit(self, step: Step, outcomes: Iterable[Outcome]) -> list[_News]:
+        """Write down what the engine has computed, for those that still want it."""
+        news: list[_News] = []
+        outcomes = list(outcomes)
+        self._watch(step, outcomes)
+        for planned, outcome in zip(step.rows, outcomes, strict=True):
+            sequence = planned.sequence
+            if sequence not in self._answers:
+                continue
+            if isinstance(outcome, ShoalError):
+                self._fail(sequence, outcome)
+                continue
+            self._scheduler.commit(planned)
+            if outcome is not None:
+                reason = sequence.append(outcome.token, self._engine.tokenizer.eos_ids)
+                news.append(_News(sequence, outcome, reason))
+                if reason is not None:
+                    self._scheduler.remove(sequence)
+        return news
+
+    def _deliver(self, news: Iterable[_News]) -> None:
+        for item in news:
+            answer = self._answers.get(item.sequence)
+            if answer is not None and answer.add(item.sampled, item.reason):
+                self._retire(item.sequence)
+
+    def _fail(self, sequence: TokenSequence, error: ShoalError) -> None:
+        answer = self._retire(sequence)
+        if answer is not None:
+            answer.outbox.fail(error)
+
+    def _fail_all(self, error: Callable[[], ShoalError]) -> None:
+        for sequence in list(self._answers):
+            self._fail(sequence, error())
+
+    def _watch(self, step: Step, outcomes: list[Outcome]) -> None:
+        if step.unwanted.is_set():
+            return
+        failed = all(isinstance(outcome, EngineFailed) for outcome in outcomes)
+        self._failed_steps = self._failed_steps + 1 if failed else 0
+        if self._failed_steps == MAX_FAILED_STEPS:
+            logger.error("%d steps failed in a row", MAX_FAILED_STEPS, extra={"action": "engine_unhealthy"})
+            self._break()
+
+    def _break(self) -> None:
+        if self.healthy:
+            self.healthy = False
+            self._on_unhealthy()
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if the books of sequences and blocks do not agree."""
+        self._scheduler.check_integrity()
+
+    async def close(self) -> None:
+        """Take nothing more; whoever still waits gets an error. Then close the engine."""
+        self._closed = True
+        await self._tasks.close()
+        self._fail_all(lambda: ModelUnavailable("the model is being unloaded"))
+        if self._step is not None:
+            self._stepper.interrupt(self._step)
+        self._prepare_threads.shutdown(wait=False)
+        closing = asyncio.get_running_loop().run_in_executor(self._engine_thread, self._engine.close)
+        self._engine_thread.shutdown(wait=False)
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await closing
+        except TimeoutError:
+            logger.error("the engine does not end its step", extra={"action": "engine_stuck"})

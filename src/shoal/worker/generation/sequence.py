@@ -1,0 +1,52 @@
+"""One answer in the making: its tokens, how many of them the engine has computed, and in which blocks.
+
+The rule that makes an answer the same after a preemption (and on another worker): the tokens of the prompt are
+computed in chunks, those of the output one a step, always, also when they are computed again. A row is sampled
+only when it reaches the end of all known tokens; until then the sequence replays what it has already said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from shoal.types import FinishReason, Sampling, TokenId
+from shoal.worker.generation.blocks import BlockKey
+from shoal.worker.generation.constraint import Constraint
+
+
+@dataclass(eq=False, slots=True)
+class TokenSequence:
+    prompt: tuple[TokenId, ...]
+    sampling: Sampling
+    max_length: int  # tokens, prompt and output, at which it ends
+    keys: Sequence[BlockKey] = ()  # of the prompt's full blocks; empty where blocks cannot be shared
+    constraint: Constraint | None = None  # belongs to the engine's thread
+    output: list[TokenId] = field(default_factory=list)
+    computed: int = 0  # leading tokens whose KV is in the blocks
+    blocks: list[int] = field(default_factory=list)
+    cached: int | None = None  # tokens whose KV was there when it was first admitted
+
+    @property
+    def length(self) -> int:
+        """Tokens known so far."""
+        return len(self.prompt) + len(self.output)
+
+    @property
+    def prefilling(self) -> bool:
+        return self.computed < len(self.prompt)
+
+    def next_tokens(self, count: int) -> Sequence[TokenId]:
+        """The tokens to compute next: up to ``count`` of the prompt, or one of the output."""
+        if self.prefilling:
+            return self.prompt[self.computed : self.computed + count]
+        return (self.output[self.computed - len(self.prompt)],)
+
+    def append(self, token: TokenId, eos_ids: frozenset[TokenId]) -> FinishReason | None:
+        """Add a token of the output; says whether the answer ends with it. Stop strings are not seen here."""
+        self.output.append(token)
+        if token in eos_ids and not self.sampling.ignore_eos:
+            return FinishReason.STOP
+        if self.constraint is not None and self.constraint.complete:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.length >= self.max_length else None

@@ -1,0 +1,82 @@
+"""What happens in the engine's thread: compute a step, mask it, sample it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from shoal.engines.base import LanguageEngine
+from shoal.errors import EngineFailed, InvalidRequest, ShoalError
+from shoal.worker.generation.sampler import Draw, Sampled, sample
+from shoal.worker.generation.scheduler import Planned
+from shoal.worker.generation.sequence import TokenSequence
+
+logger = logging.getLogger(__name__)
+
+#: Of one row: a token, or None where none was wanted, or what went wrong.
+Outcome = Sampled | ShoalError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    rows: Sequence[Planned]
+    unwanted: threading.Event = field(default_factory=threading.Event)  # nobody waits for any of its rows
+
+
+class Stepper:
+    def __init__(self, engine: LanguageEngine) -> None:
+        self._engine = engine
+
+    def run(self, step: Step) -> list[Outcome]:
+        """One outcome a row, in order. Raises nothing."""
+        return self._run(step, step.rows)
+
+    def interrupt(self, step: Step) -> None:
+        """Nobody wants the step any more: make it end early. Called from another thread."""
+        step.unwanted.set()
+        self._engine.interrupt()
+
+    def _run(self, step: Step, rows: Sequence[Planned]) -> list[Outcome]:
+        if step.unwanted.is_set():
+            return [EngineFailed("the step was interrupted") for _ in rows]
+        try:
+            return self._compute(rows)
+        except Exception as error:  # a border: the error is the outcome
+            if step.unwanted.is_set() or len(rows) == 1:
+                return [_translate(error, step) for _ in rows]
+        # The positions of a step that failed may be computed again. Row by row, only the culprit fails.
+        logger.warning("a step of %d rows failed, each is tried alone", len(rows), extra={"action": "step_split"})
+        return [outcome for row in rows for outcome in self._run(step, [row])]
+
+    def _compute(self, rows: Sequence[Planned]) -> list[Outcome]:
+        logits = self._engine.step([planned.row for planned in rows])
+        wanted = [planned.sequence for planned in rows if planned.row.wants_logits]
+        sampled = iter(zip(wanted, sample(logits, [_draw(sequence) for sequence in wanted]), strict=True))
+        return [_settle(*next(sampled)) if planned.row.wants_logits else None for planned in rows]
+
+
+def _draw(sequence: TokenSequence) -> Draw:
+    allowed = None if sequence.constraint is None else sequence.constraint.allowed()
+    return Draw(sequence.sampling, sequence.prompt, sequence.output, allowed)
+
+
+def _settle(sequence: TokenSequence, sampled: Sampled | None) -> Outcome:
+    if sampled is None:
+        return EngineFailed("the model computed numbers from which no token can be chosen")
+    if sequence.constraint is not None:
+        try:
+            sequence.constraint.advance(sampled.token)
+        except InvalidRequest as error:
+            return error
+    return sampled
+
+
+def _translate(error: Exception, step: Step) -> ShoalError:
+    if isinstance(error, ShoalError):
+        return error
+    logger.error("the engine failed", exc_info=error, extra={"action": "engine_failed", "rows": len(step.rows)})
+    failed = EngineFailed(f"the engine failed: {error}")
+    failed.__cause__ = error
+    return failed

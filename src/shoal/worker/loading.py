@@ -1,0 +1,149 @@
+"""From a model's URI to a runtime that answers: the only place that picks an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from shoal.batcher import BatchLimits
+from shoal.engines.base import EngineOptions, LanguageEngine, TensorEngine, Tokenizer
+from shoal.engines.chat_template import encode_chat
+from shoal.engines.echo import EchoEngine
+from shoal.errors import ModelLoadFailed
+from shoal.messages import LoadModel, ModelInfo
+from shoal.model_registry import Engine, ModelSpec, Source, parse_model_argument
+from shoal.model_store import find, no_progress, pull, pull_source
+from shoal.postproc import STEPS as POSTPROC
+from shoal.preproc import STEPS as PREPROC
+from shoal.types import ChatPrompt, ModelKind, ModelName, ModelState, Prompt, TextPrompt, TokenId
+from shoal.worker.generation import GenerationLoop
+from shoal.worker.pipeline import TensorPipeline
+from shoal.worker.runtime import LanguageRuntime, ModelRuntime, TensorRuntime
+
+
+async def load_model(command: LoadModel) -> ModelRuntime:
+    """Load a model in this process. Raises :class:`ModelLoadFailed` that says what is missing."""
+    spec = parse_model_argument(f"{command.name}={command.uri}")
+    options = EngineOptions(command.threads, command.kv_tokens, command.max_sequences)
+    cache = Path(command.cache_dir)
+    try:
+        if spec.kind is ModelKind.GENERATE:
+            return language_runtime(spec.name, await asyncio.to_thread(language_engine, spec, cache, options))
+        return tensor_runtime(spec.name, await asyncio.to_thread(tensor_pipeline, spec, cache, options))
+    except ImportError as error:
+        raise ModelLoadFailed(
+            f"model '{spec.name}' needs the package {error.name}: install Shoal with the extra of its engine"
+        ) from error
+
+
+def language_runtime(name: ModelName, engine: LanguageEngine) -> LanguageRuntime:
+    info = ModelInfo(
+        name=name,
+        kind=ModelKind.GENERATE,
+        state=ModelState.READY,
+        context_length=engine.capabilities.context_length,
+    )
+    return LanguageRuntime(info, GenerationLoop(engine, encode_prompt=lambda prompt: encode(engine.tokenizer, prompt)))
+
+
+def tensor_runtime(name: ModelName, pipeline: TensorPipeline) -> TensorRuntime:
+    info = ModelInfo(
+        name=name,
+        kind=ModelKind.TENSOR,
+        state=ModelState.READY,
+        inputs=pipeline.inputs,
+        outputs=pipeline.outputs,
+    )
+    return TensorRuntime(info, pipeline, BatchLimits())
+
+
+def echo_runtime(name: ModelName) -> TensorRuntime:
+    return tensor_runtime(name, TensorPipeline(EchoEngine()))
+
+
+def encode(tokenizer: Tokenizer, prompt: Prompt) -> list[TokenId]:
+    """A prompt's tokens. Only a chat template writes control tokens; text of the user's cannot."""
+    match prompt:
+        case ChatPrompt():
+            return encode_chat(tokenizer, prompt.messages)
+        case TextPrompt():
+            return tokenizer.encode(prompt.text, special=False)
+        case _:
+            return list(prompt.tokens)
+
+
+def language_engine(spec: ModelSpec, cache: Path, options: EngineOptions) -> LanguageEngine:
+    """OpenVINO where it can run the model and is installed, unless the URI says otherwise; else llama.cpp."""
+    if spec.source is Source.OPENAI:
+        raise ModelLoadFailed(f"model '{spec.name}': upstream servers are not supported in this version")
+    if _wants_openvino(spec):
+        from shoal.engines.openvino import OpenVINOEngine
+
+        return OpenVINOEngine(_openvino_folder(spec, cache), options)
+    from shoal.engines.llama import LlamaEngine
+
+    return LlamaEngine(_gguf(spec, cache), options)
+
+
+def tensor_pipeline(spec: ModelSpec, cache: Path, options: EngineOptions) -> TensorPipeline:
+    if spec.source is Source.BUILT_IN:
+        entry, folder = find(spec.target), pull(spec.target, cache, no_progress)
+        return TensorPipeline(
+            _onnx_engine(folder / "model.onnx", options),
+            preproc=[PREPROC[name](folder) for name in entry.preproc],
+            postproc=[POSTPROC[name](folder) for name in entry.postproc],
+        )
+    if spec.source is Source.PYTHON:
+        from shoal.engines.python import PythonEngine
+
+        return TensorPipeline(PythonEngine(spec.target, options))
+    return TensorPipeline(_onnx_engine(_existing(spec), options))
+
+
+def _onnx_engine(path: Path, options: EngineOptions) -> TensorEngine:
+    from shoal.engines.onnx import OnnxEngine
+
+    return OnnxEngine(path, options)
+
+
+def _wants_openvino(spec: ModelSpec) -> bool:
+    if spec.engine is not Engine.AUTO:
+        return spec.engine is Engine.OPENVINO
+    if importlib.util.find_spec("openvino") is None:
+        return False
+    if spec.source is Source.BUILT_IN:
+        return True
+    from shoal.model_store.convert_gguf import supported_architecture
+
+    return supported_architecture(_existing(spec)) is not None
+
+
+def _openvino_folder(spec: ModelSpec, cache: Path) -> Path:
+    """The converted model; it is converted now if it has not been yet."""
+    if spec.source is Source.BUILT_IN:
+        return pull(spec.target, cache, no_progress)
+    from shoal.model_store.convert_gguf import convert
+
+    source = _existing(spec)
+    status = source.stat()
+    identity = f"{source.resolve()} {status.st_size} {status.st_mtime_ns}"
+    folder = cache / "converted" / f"{source.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    if not folder.is_dir():
+        convert(source, folder, lambda _stage, _fraction: None)
+    return folder
+
+
+def _gguf(spec: ModelSpec, cache: Path) -> Path:
+    if spec.source is not Source.BUILT_IN:
+        return _existing(spec)
+    folder = pull_source(spec.target, cache, no_progress)
+    return next(folder.glob("*.gguf"))
+
+
+def _existing(spec: ModelSpec) -> Path:
+    path = Path(spec.target).expanduser()
+    if not path.is_file():
+        raise ModelLoadFailed(f"model '{spec.name}': there is no file {path}")
+    return path

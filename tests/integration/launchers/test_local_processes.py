@@ -1,0 +1,98 @@
+"""Real children: started, stopped, killed, and the words for how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from shoal.launchers.local import ChildProcess, RestartPolicy, describe_exit, keep_running
+
+SLEEP = "import time; time.sleep(60)"
+STUBBORN = "import signal, sys, time; signal.signal(15, signal.SIG_IGN); open(sys.argv[1], 'w'); time.sleep(60)"
+
+
+async def child(code: str, *arguments: str, **options: object) -> ChildProcess:
+    command = [sys.executable, "-c", code, *arguments]
+    return await ChildProcess.start("child", command, **options)  # type: ignore[arg-type]
+
+
+async def stubborn_child(sign: Path) -> ChildProcess:
+    """A child that ignores SIGTERM; returned once it does."""
+    process = await child(STUBBORN, str(sign))
+    async with asyncio.timeout(10):
+        while not sign.exists():
+            await asyncio.sleep(0.01)
+    return process
+
+
+async def test_a_child_that_fails_says_so_with_its_last_words() -> None:
+    process = await child("import sys; sys.exit('out of water')")
+    assert await process.wait() == "exited with code 1: out of water"
+
+
+async def test_a_killed_child_names_the_signal() -> None:
+    process = await child(SLEEP)
+    os.kill(process.pid, 9)
+    assert await process.wait() == "killed by SIGKILL"
+
+
+async def test_stop_ends_a_child_that_listens() -> None:
+    process = await child(SLEEP)
+    await process.stop()
+    assert process.returncode == -15
+
+
+async def test_stop_kills_a_child_that_does_not(tmp_path: Path) -> None:
+    process = await stubborn_child(tmp_path / "sign")
+    await process.stop(timeout=0.2)
+    assert process.returncode == -9
+
+
+async def test_a_cancelled_stop_leaves_no_child(tmp_path: Path) -> None:
+    process = await stubborn_child(tmp_path / "sign")
+    stopping = asyncio.create_task(process.stop(timeout=60))
+    await asyncio.sleep(0.05)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert await process.wait() == "killed by SIGKILL"
+
+
+async def test_environment_and_cores_reach_the_child() -> None:
+    core = min(os.sched_getaffinity(0))
+    code = "import os, sys; sys.exit(os.environ['FISH'] + str(os.sched_getaffinity(0)))"
+    process = await child(code, environment={"FISH": "herring"}, cpus=[core])
+    assert await process.wait() == f"exited with code 1: herring{{{core}}}"
+
+
+async def test_a_very_long_line_does_not_stop_the_reading() -> None:
+    process = await child("import sys; sys.stderr.write('x' * 100_000 + '\\n'); sys.exit('the end')")
+    assert (await process.wait()).endswith("the end")
+
+
+async def test_a_child_that_always_dies_is_given_up_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.launchers.local.MAX_CRASHES", 2)
+    starts = []
+
+    async def start() -> ChildProcess:
+        starts.append(1)
+        return await child("import sys; sys.exit('no water')")
+
+    assert await keep_running("fish", start, stop_timeout=1) == "exited with code 1: no water"
+    assert len(starts) == 2
+
+
+def test_words_for_ends() -> None:
+    assert describe_exit(-11, []) == "killed by SIGSEGV"
+    assert describe_exit(3, ["first", "second", " "]) == "exited with code 3: second"
+
+
+def test_pauses_grow_until_a_long_life_and_end_in_a_crash_loop() -> None:
+    policy = RestartPolicy()
+    assert [policy.delay(1) for _ in range(3)] == [0.5, 1.0, 2.0]
+    assert policy.delay(61) == 0.5
+    assert [policy.delay(1) for _ in range(4)] == [1.0, 2.0, 4.0, None]

@@ -1,0 +1,116 @@
+"""What holds for every address: routing, request ids, one answer whatever goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import pytest
+
+from shoal.api.app import App, build_app
+from shoal.api.asgi import Exchange
+from shoal.api.limits import ApiLimits
+from shoal.api.routing import Route
+from shoal.api.testing import AsgiClient, FakePlane
+from shoal.errors import ShoalError
+from shoal.messages import Chunk, Generate
+
+
+async def test_an_unknown_path_is_404_in_openais_shape(client: AsgiClient) -> None:
+    answer = await client.request("GET", "/v1/nothing")
+    assert answer.status == 404
+    assert answer.json()["error"]["code"] == "not_found"
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_a_wrong_method_is_405_and_names_the_right_one(client: AsgiClient) -> None:
+    answer = await client.request("DELETE", "/v1/models")
+    assert answer.status == 405
+    assert answer.headers["allow"] == "GET"
+    assert answer.json()["error"]["code"] == "method_not_allowed"
+
+
+async def test_head_is_answered_like_get(client: AsgiClient) -> None:
+    assert (await client.request("HEAD", "/health/live")).status == 200
+
+
+async def test_a_request_id_is_echoed(client: AsgiClient) -> None:
+    answer = await client.request("GET", "/health/live", headers={"x-request-id": "my id 7"})
+    assert answer.headers["x-request-id"] == "my id 7"
+
+
+@pytest.mark.parametrize("given", ["", "x" * 129, "tab\there", "line\nbreak", "ünicode"])
+async def test_a_request_id_that_is_not_printable_or_too_long_is_replaced(client: AsgiClient, given: str) -> None:
+    answer = await client.request("GET", "/health/live", headers={"x-request-id": given})
+    assert answer.headers["x-request-id"] != given
+    assert len(answer.headers["x-request-id"]) == 32
+
+
+async def test_errors_carry_the_request_id(client: AsgiClient) -> None:
+    answer = await client.request("GET", "/v1/nothing", headers={"x-request-id": "seven"})
+    assert answer.headers["x-request-id"] == "seven"
+    assert answer.json()["error"]["request_id"] == "seven"
+
+
+async def test_a_handler_that_fails_is_a_500_that_tells_nothing_and_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def broken(exchange: Exchange) -> None:
+        raise KeyError("secret")
+
+    client = AsgiClient(App([Route("GET", "/broken", broken)], limits=ApiLimits()))
+    with caplog.at_level(logging.ERROR):
+        answer = await client.request("GET", "/broken")
+    assert answer.status == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+    assert b"secret" not in answer.body
+    assert "a handler failed" in caplog.text
+
+
+async def test_a_handler_that_fails_after_its_answer_does_not_answer_again() -> None:
+    async def broken(exchange: Exchange) -> None:
+        await exchange.answer(200, b"{}")
+        raise ShoalError("too late")
+
+    client = AsgiClient(App([Route("GET", "/broken", broken)], limits=ApiLimits()))
+    answer = await client.request("GET", "/broken")  # the client asserts that there is one answer
+    assert (answer.status, answer.body) == (200, b"{}")
+
+
+async def test_a_server_that_stops_tells_the_client_to_ask_elsewhere() -> None:
+    begun = asyncio.Event()
+
+    async def forever(request: Generate) -> AsyncGenerator[Chunk, None]:
+        begun.set()
+        await asyncio.Event().wait()
+        yield Chunk("", ())
+
+    plane = FakePlane(forever)
+    client = AsgiClient(build_app(plane, metrics=bytes))
+    body = b'{"model": "smollm2", "messages": [{"role": "user", "content": "hi"}]}'
+    call = client.call("POST", "/v1/chat/completions", [body])
+    serving = asyncio.create_task(client.run(call))
+    await begun.wait()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert call.ended
+    assert call.answer.status == 503
+    assert call.answer.headers["x-should-retry"] == "true"
+    assert not plane.running
+
+
+async def test_the_lifespan_protocol_is_answered(client: AsgiClient, plane: FakePlane) -> None:
+    events = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    sent: list[str] = []
+
+    async def receive() -> Mapping[str, Any]:
+        return events.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message["type"])
+
+    await build_app(plane, metrics=bytes)({"type": "lifespan"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import dataclasses
+
+from shoal.api.testing import MODELS, AsgiClient, FakePlane
+
+
+async def test_live_is_always_200(client: AsgiClient, plane: FakePlane) -> None:
+    plane.served = ()
+    assert (await client.request("GET", "/health/live")).status == 200
+
+
+async def test_ready_is_200_when_a_worker_is(client: AsgiClient) -> None:
+    answer = await client.request("GET", "/health/ready")
+    assert (answer.status, answer.json()) == (200, {"status": "ready"})
+
+
+async def test_not_ready_is_503_and_says_what_it_waits_for(client: AsgiClient, plane: FakePlane) -> None:
+    plane.served = [dataclasses.replace(model, ready=False) for model in MODELS]
+    answer = await client.request("GET", "/health/ready")
+    assert answer.status == 503
+    assert answer.json() == {
+        "status": "not_ready",
+        "reason": "no worker is ready; waiting for smollm2, minilm",
+    }
+
+
+async def test_metrics_are_passed_on_as_they_are(client: AsgiClient) -> None:
+    answer = await client.request("GET", "/metrics")
+    assert answer.body == b"shoal_up 1\n"
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")

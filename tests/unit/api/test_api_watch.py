@@ -1,0 +1,127 @@
+"""When the client goes away, its work ends at once and nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+import pytest
+
+from shoal.api.app import build_app
+from shoal.api.testing import AsgiClient, Call, FakePlane
+from shoal.api.watch import ClientWatch
+from shoal.errors import Cancelled
+from shoal.messages import Chunk, Generate
+
+CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def endless(request: Generate) -> AsyncGenerator[Chunk, None]:
+    yield Chunk("first", (1,))
+    await asyncio.Event().wait()
+    yield Chunk("never", (2,))
+
+
+async def drop(plane: FakePlane, path: str, body: dict[str, Any], *, after_bytes: int) -> Call:
+    """Ask, wait until so many bytes of the answer have come (0: until the work began), and leave."""
+    client = AsgiClient(build_app(plane, metrics=bytes))
+    call = client.call("POST", path, [msgspec.json.encode(body)])
+    serving = asyncio.create_task(client.run(call))
+    if after_bytes:
+        await call.until_body(after_bytes)
+    while not (plane.running or plane.inferred):
+        await asyncio.sleep(0)
+    call.gone.set()
+    await asyncio.wait_for(serving, 5)
+    return call
+
+
+async def nothing_stays_behind() -> bool:
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_leaving_a_stream_cancels_every_generation(n: int) -> None:
+    plane = FakePlane(endless)
+    call = await drop(plane, "/v1/chat/completions", CHAT | {"stream": True, "n": n}, after_bytes=10)
+    assert len(plane.cut) == n
+    assert not plane.running
+    assert not call.ended
+    assert await nothing_stays_behind()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_leaving_before_a_whole_answer_cancels_every_generation(n: int) -> None:
+    plane = FakePlane(endless)
+    call = await drop(plane, "/v1/chat/completions", CHAT | {"n": n}, after_bytes=0)
+    assert len(plane.cut) == n
+    assert not plane.running
+    assert not call.sent
+    assert await nothing_stays_behind()
+
+
+async def test_leaving_cancels_an_inference() -> None:
+    plane = FakePlane()
+    plane.hold.clear()
+    await drop(plane, "/v1/embeddings", {"model": "minilm", "input": "hi"}, after_bytes=0)
+    assert plane.cut == [plane.inferred[0].request_id]
+    assert await nothing_stays_behind()
+
+
+async def test_a_client_that_stays_gets_its_answer_however_long_it_takes() -> None:
+    plane = FakePlane()
+    plane.hold.clear()
+    client = AsgiClient(build_app(plane, metrics=bytes))
+    asyncio.get_running_loop().call_later(0.02, plane.hold.set)  # long enough for the watch to have begun
+    answer = await client.request("POST", "/v1/embeddings", json={"model": "minilm", "input": "hi"})
+    assert answer.status == 200
+    assert await nothing_stays_behind()
+
+
+async def test_a_cancellation_from_outside_passes_through() -> None:
+    async def never() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def guarded() -> None:
+        async with ClientWatch(never):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(guarded())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await nothing_stays_behind()
+
+
+async def test_the_cancellation_of_a_watch_is_taken_back() -> None:
+    async def gone() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(Cancelled):
+        async with ClientWatch(gone):
+            await asyncio.Event().wait()
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await asyncio.sleep(0)  # is not cancelled
+
+
+async def test_an_error_of_the_work_wins_over_the_leaving_of_the_client() -> None:
+    async def gone() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def guarded() -> None:
+        async with ClientWatch(gone):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise ValueError("mine") from None
+
+    with pytest.raises(ValueError, match="mine"):
+        await guarded()

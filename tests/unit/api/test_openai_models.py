@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from shoal.api.plane import ServedModel
+from shoal.api.testing import AsgiClient, FakePlane
+from shoal.types import ModelKind
+
+
+async def test_models_and_their_aliases_are_listed(client: AsgiClient) -> None:
+    body = (await client.request("GET", "/v1/models")).json()
+    assert body["object"] == "list"
+    assert [(model["id"], model["root"]) for model in body["data"]] == [
+        ("smollm2", "smollm2"),
+        ("default", "smollm2"),
+        ("minilm", "minilm"),
+    ]
+    assert body["data"][0]["object"] == "model"
+    assert body["data"][0]["created"] == 1_700_000_000
+
+
+@pytest.mark.parametrize("name", ["plain", "org/name", "a b"])
+async def test_a_model_is_found_by_its_name(client: AsgiClient, plane: FakePlane, name: str) -> None:
+    plane.served = [ServedModel(name, ModelKind.TENSOR, ready=False, created=1)]
+    answer = await client.request("GET", f"/v1/models/{name}")
+    assert answer.status == 200
+    assert (answer.json()["id"], answer.json()["ready"]) == (name, False)
+
+
+@pytest.mark.parametrize("name", ["", "other", "smollm2/"])
+async def test_an_unknown_model_is_404(client: AsgiClient, name: str) -> None:
+    answer = await client.request("GET", f"/v1/models/{name}")
+    assert answer.status == 404
+    assert answer.json()["error"]["code"] == "model_not_found"

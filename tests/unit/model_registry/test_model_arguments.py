@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.errors import ConfigError
+from shoal.model_registry import BUILT_IN, Engine, Source, parse_model_argument
+from shoal.model_store import CATALOG
+from shoal.types import ModelKind
+
+GENERATE, TENSOR = ModelKind.GENERATE, ModelKind.TENSOR
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "source", "target", "kind"),
+    [
+        ("smollm2", "smollm2", Source.BUILT_IN, "smollm2", GENERATE),
+        ("minilm", "minilm", Source.BUILT_IN, "minilm", TENSOR),
+        ("echo", "echo", Source.BUILT_IN, "echo", TENSOR),
+        ("default", "smollm2", Source.BUILT_IN, "smollm2", GENERATE),
+        ("chat=default", "chat", Source.BUILT_IN, "smollm2", GENERATE),
+        ("default=minilm", "default", Source.BUILT_IN, "minilm", TENSOR),
+        ("models/fish.gguf", "fish", Source.GGUF, "models/fish.gguf", GENERATE),
+        ("SmolLM2.Q4_1.GGUF", "SmolLM2.Q4_1", Source.GGUF, "SmolLM2.Q4_1.GGUF", GENERATE),
+        ("/a=b/fish.onnx", "fish", Source.ONNX, "/a=b/fish.onnx", TENSOR),
+        ("f=/a=b/my fish.onnx", "f", Source.ONNX, "/a=b/my fish.onnx", TENSOR),
+        ("mine=package.module:Class", "mine", Source.PYTHON, "package.module:Class", TENSOR),
+        ("up=openai+http://host:8000/v1", "up", Source.OPENAI, "openai+http://host:8000/v1", GENERATE),
+        ("up=openai+https://host", "up", Source.OPENAI, "openai+https://host", GENERATE),
+    ],
+)
+def test_every_form_of_a_model_is_understood(
+    argument: str, name: str, source: Source, target: str, kind: ModelKind
+) -> None:
+    spec = parse_model_argument(argument)
+    assert (spec.name, spec.source, spec.target, spec.kind, spec.engine) == (name, source, target, kind, Engine.AUTO)
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "uri", "engine"),
+    [
+        ("fish=models/x.gguf?engine=llama", "fish", "models/x.gguf?engine=llama", Engine.LLAMA),
+        ("models/x.gguf?engine=openvino", "x", "models/x.gguf?engine=openvino", Engine.OPENVINO),
+        ("smollm2?engine=llama", "smollm2", "smollm2?engine=llama", Engine.LLAMA),
+        ("minilm?engine=auto", "minilm", "minilm?engine=auto", Engine.AUTO),
+    ],
+)
+def test_an_option_picks_the_engine(argument: str, name: str, uri: str, engine: Engine) -> None:
+    spec = parse_model_argument(argument)
+    assert (spec.name, spec.uri, spec.engine) == (name, uri, engine)
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("", "give a built-in name (smollm2, minilm, echo, default), a path"),
+        ("salmon", "'salmon' is not a model"),
+        ("fish=", "'' is not a model"),
+        ("fish=salmon", "'salmon' is not a model"),
+        ("fish=models/", "'models/' is not a model"),
+        ("fish=hf://org/repo/file", "hf:// is not built in this version; give a built-in name"),
+        ("fish=s3://bucket/x.gguf", "'s3://' is not known; give a built-in name"),
+        ("fish=openai+http://", "names no host; give openai+http://HOST:PORT"),
+        ("openai+http://host:1", "needs a name: NAME=openai+http://host:1"),
+        ("package.module:Class", "needs a name: NAME=package.module:Class"),
+        ("models/my fish.gguf", "cannot be called 'my fish'; put NAME= before it"),
+        ("my fish=x.gguf", "cannot be called 'my fish=x'"),
+        (f"{'a' * 65}=x.gguf", "cannot be called"),
+        ("fish=x.gguf?", "after '?' comes engine=auto|openvino|llama, not ''"),
+        ("fish=x.gguf?engine=onnx", "after '?' comes engine=auto|openvino|llama, not 'engine=onnx'"),
+        ("fish=x.gguf?threads=2", "not 'threads=2'"),
+        ("fish=x.gguf?engine=llama&engine=llama", "after '?' comes"),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_was_expected(argument: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_model_argument(argument)
+    assert says in caught.value.message
+
+
+@given(st.text(max_size=80) | st.from_regex(r"[a-z.=?:/+-]{0,40}", fullmatch=True))
+def test_any_argument_is_a_model_or_a_configuration_error(argument: str) -> None:
+    try:
+        spec = parse_model_argument(argument)
+    except ConfigError:
+        return
+    again = parse_model_argument(f"{spec.name}={spec.uri}")
+    assert again == spec, "name and URI travel to the engine's process and mean the same there"
+
+
+def test_the_built_in_names_are_those_of_the_model_store_and_echo() -> None:
+    assert BUILT_IN.keys() == CATALOG.keys() | {"echo"}
+    for name, entry in CATALOG.items():
+        assert BUILT_IN[name].kind is entry.kind
+        assert entry.format in BUILT_IN[name].engines

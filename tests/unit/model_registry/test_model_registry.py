@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+
+from shoal.errors import ConfigError, ModelNotFound
+from shoal.messages import ModelInfo
+from shoal.model_registry import MAX_MODELS, ModelSpec, Registry
+from shoal.types import ModelKind, ModelName, ModelState
+
+
+def model(name: str, *aliases: str, kind: ModelKind = ModelKind.GENERATE) -> ModelSpec:
+    return ModelSpec(name=ModelName(name), kind=kind, aliases=tuple(ModelName(alias) for alias in aliases))
+
+
+TENSOR = model("minilm", "embed", kind=ModelKind.TENSOR)
+CHAT = model("smollm2", "small", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("models", "asked", "found"),
+    [
+        ([TENSOR, CHAT], "smollm2", CHAT),
+        ([TENSOR, CHAT], "tiny", CHAT),
+        ([TENSOR, CHAT], "embed", TENSOR),
+        ([TENSOR, CHAT], "default", CHAT),
+        ([CHAT, other := model("other", "default")], "default", other),
+        ([CHAT, named := model("default", kind=ModelKind.TENSOR)], "default", named),
+    ],
+)
+def test_names_and_aliases_lead_to_their_model(models: list[ModelSpec], asked: str, found: ModelSpec) -> None:
+    assert Registry(models).resolve(asked) is found
+
+
+@pytest.mark.parametrize(
+    ("models", "asked", "says"),
+    [
+        ([], "x", "there is no model 'x'; there are no models yet"),
+        ([TENSOR, CHAT], "x", "there is no model 'x'; there are 'minilm', 'smollm2', 'embed', 'small', 'tiny'"),
+        ([TENSOR], "default", "there is no model 'default'; there are 'minilm', 'embed'"),
+        ([model(f"m{i}") for i in range(100)], "x", "'m19' and 80 more"),
+        ([], "x" * 10_000, "there are no models yet"),
+    ],
+)
+def test_an_unknown_name_gets_a_bounded_list_of_what_there_is(models: list[ModelSpec], asked: str, says: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        Registry(models).resolve(asked)
+    assert caught.value.message.endswith(says)
+
+
+@pytest.mark.parametrize(
+    ("models", "says"),
+    [
+        ([CHAT, CHAT], "there are two models called 'smollm2'"),
+        ([CHAT, model("tiny")], "'tiny' is already an alias of 'smollm2'"),
+        ([CHAT, model("x", "smollm2")], "there are two models called 'smollm2'"),
+        ([CHAT, model("x", "tiny")], "'tiny' is already an alias of 'smollm2'"),
+        ([model("x", "y"), model("y", "x")], "'y' is already an alias of 'x'"),
+        ([model("x", "x")], "model 'x' has the alias 'x' twice"),
+        ([model("x", "y", "y")], "model 'x' has the alias 'y' twice"),
+    ],
+)
+def test_clashes_and_loops_are_refused(models: list[ModelSpec], says: str) -> None:
+    registry = Registry(models[:-1])
+    before = registry.list()
+    with pytest.raises(ConfigError) as caught:
+        registry.add(models[-1])
+    assert caught.value.message == says
+    assert registry.list() == before
+
+
+def test_a_model_that_only_a_worker_knows_is_learned_once() -> None:
+    registry = Registry([CHAT])
+    registry.learn(ModelInfo(ModelName("new"), ModelKind.TENSOR, ModelState.LOADING, version="7"))
+    registry.learn(ModelInfo(ModelName("new"), ModelKind.GENERATE, ModelState.READY))
+    registry.learn(ModelInfo(ModelName("smollm2"), ModelKind.TENSOR, ModelState.READY))
+    assert [spec.name for spec in registry.list()] == ["smollm2", "new"]
+    assert registry.resolve("smollm2") is CHAT
+    assert registry.resolve("new").kind is ModelKind.TENSOR
+    assert registry.resolve("new").version == "7"
+
+
+def test_the_number_of_models_is_bounded() -> None:
+    registry = Registry(model(f"m{i}") for i in range(MAX_MODELS))
+    with pytest.raises(ConfigError, match="limit"):
+        registry.learn(ModelInfo(ModelName("one more"), ModelKind.TENSOR, ModelState.READY))
+    assert len(registry) == MAX_MODELS
+
+
+def test_the_default_is_told_among_a_models_aliases() -> None:
+    registry = Registry([TENSOR, CHAT])
+    assert registry.aliases(CHAT) == ("small", "tiny", "default")
+    assert registry.aliases(TENSOR) == ("embed",)
+    registry.add(model("other", "default"))
+    assert registry.aliases(CHAT) == ("small", "tiny")
+
+
+def test_only_a_models_own_name_is_contained() -> None:
+    registry = Registry([CHAT])
+    assert "smollm2" in registry
+    assert "tiny" not in registry
+    assert "default" not in registry

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from shoal.telemetry import CoordinatorMetrics, WorkerMetrics
+from shoal.types import Usage, WorkerState
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def metrics(registry: CollectorRegistry) -> CoordinatorMetrics:
+    return CoordinatorMetrics(registry, is_known={"fish"}.__contains__)
+
+
+def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(f"shoal_{name}", labels)
+
+
+def sample_names(text: bytes) -> Iterator[str]:
+    for family in text_string_to_metric_families(text.decode()):
+        yield family.name
+
+
+def test_a_request_is_in_flight_until_it_has_finished(metrics: CoordinatorMetrics, registry: CollectorRegistry) -> None:
+    metrics.began()
+    assert value(registry, "in_flight_requests") == 1
+    metrics.finished("fish", "openai", "ok", 0.2)
+    assert value(registry, "in_flight_requests") == 0
+    assert value(registry, "requests_total", model="fish", surface="openai", outcome="ok") == 1
+    assert value(registry, "request_duration_seconds_sum", model="fish", surface="openai") == 0.2
+
+
+def test_a_model_that_nobody_knows_makes_no_series_of_its_own(
+    metrics: CoordinatorMetrics, registry: CollectorRegistry
+) -> None:
+    for index in range(1000):
+        metrics.began()
+        metrics.finished(f"made up {index}", "openai", "model_not_found", 0.0)
+    labels = {"model": "unknown", "surface": "openai", "outcome": "model_not_found"}
+    assert value(registry, "requests_total", **labels) == 1000
+    assert b"made up" not in metrics.render()
+
+
+def test_each_seam_of_a_request_has_its_metric(metrics: CoordinatorMetrics, registry: CollectorRegistry) -> None:
+    metrics.routed("fish", "least_connections", "policy", 0.01)
+    metrics.retried("worker_lost")
+    metrics.rejected("overloaded")
+    metrics.first_token("fish", 0.1)
+    metrics.token_gap("fish", 0.02)
+    metrics.used("fish", Usage(10, 5, cached_tokens=4))
+    expected = {"model": "fish", "policy": "least_connections", "reason": "policy"}
+    assert value(registry, "routing_decisions_total", **expected) == 1
+    assert value(registry, "queue_time_seconds_sum", model="fish") == 0.01
+    assert value(registry, "retries_total", reason="worker_lost") == 1
+    assert value(registry, "rejected_total", reason="overloaded") == 1
+    assert value(registry, "time_to_first_token_seconds_sum", model="fish") == 0.1
+    assert value(registry, "inter_token_latency_seconds_sum", model="fish") == 0.02
+    tokens = {
+        kind: value(registry, "tokens_total", model="fish", kind=kind) for kind in ("prompt", "cached", "generated")
+    }
+    assert tokens == {"prompt": 10, "cached": 4, "generated": 5}
+
+
+def test_every_state_of_workers_is_told_also_when_there_are_none(
+    metrics: CoordinatorMetrics, registry: CollectorRegistry
+) -> None:
+    assert all(value(registry, "workers", state=state) == 0 for state in WorkerState)
+    metrics.workers({WorkerState.READY: 2, WorkerState.STARTING: 1})
+    metrics.workers({WorkerState.READY: 3})
+    assert value(registry, "workers", state="ready") == 3
+    assert value(registry, "workers", state="starting") == 0
+
+
+def test_what_is_rendered_is_what_prometheus_reads(metrics: CoordinatorMetrics) -> None:
+    metrics.began()
+    metrics.finished("fish", "native", "ok", 0.2)
+    names = set(sample_names(metrics.render()))
+    assert {"shoal_requests", "shoal_request_duration_seconds", "shoal_workers", "shoal_in_flight_requests"} <= names
+    assert all(name.startswith("shoal_") for name in names)
+
+
+def test_a_worker_tells_of_its_requests_and_its_engines(registry: CollectorRegistry) -> None:
+    metrics = WorkerMetrics(registry)
+    metrics.began()
+    metrics.began()
+    metrics.finished("fish", "cancelled")
+    metrics.engine_died("fish")
+    assert value(registry, "worker_in_flight_requests") == 1
+    assert value(registry, "worker_requests_total", model="fish", outcome="cancelled") == 1
+    assert value(registry, "worker_engine_restarts_total", model="fish") == 1
+    assert b"shoal_worker_in_flight_requests 1.0" in metrics.render()
+
+
+def test_two_components_in_one_process_share_nothing() -> None:
+    first, second = CollectorRegistry(), CollectorRegistry()
+    CoordinatorMetrics(first, is_known=bool).began()
+    CoordinatorMetrics(second, is_known=bool)
+    assert value(second, "in_flight_requests") == 0

@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shoal.engines.base import Logits, Row
+from shoal.engines.toy import EOS, ToyEngine
+from shoal.errors import (
+    ContextLengthExceeded,
+    EngineFailed,
+    InvalidRequest,
+    ModelUnavailable,
+    Overloaded,
+)
+from shoal.messages import Chunk, Load
+from shoal.types import FinishReason, Usage
+from shoal.worker.generation import Limits
+
+Serve = Callable[..., Any]
+
+PROMPT = "once upon a time"
+
+
+class Gate:
+    """Holds the engine in its steps until it is opened, or interrupted."""
+
+    def __init__(self, engine: ToyEngine, *, when: Callable[[Sequence[Row]], bool] = lambda rows: True) -> None:
+        self._engine = engine
+        self._when = when
+        self._loop = asyncio.get_running_loop()
+        self._open = threading.Event()
+        self.entered = asyncio.Event()
+        engine.intervene = self._wait
+
+    def _wait(self, rows: Sequence[Row], logits: Logits) -> None:
+        if self._open.is_set() or not self._when(rows):
+            return
+        self._loop.call_soon_threadsafe(self.entered.set)
+        while not self._open.wait(0.001):
+            if self._engine.interrupted.is_set():
+                raise EngineFailed("interrupted")
+
+    def open(self) -> None:
+        self._open.set()
+
+
+async def drain(stream: Any) -> list[Chunk]:
+    return [chunk async for chunk in stream]
+
+
+def is_idle(server: Any) -> bool:
+    server.loop.check_integrity()
+    return bool(server.loop.load() == Load(in_flight=0, waiting=0, kv_used=0.0))
+
+
+# -- answers
+
+
+async def test_an_answer_is_as_long_as_asked_and_counts_its_tokens(serve: Serve) -> None:
+    answer = await serve().ask(PROMPT, max_tokens=12)
+    assert answer.finish_reason is FinishReason.LENGTH
+    assert len(answer.tokens) == 12
+    assert answer.text == bytes(answer.tokens).decode()
+    assert answer.usage == Usage(prompt_tokens=16, completion_tokens=12, cached_tokens=0)
+
+
+async def test_the_end_of_sequence_ends_it_is_counted_and_is_no_text(serve: Serve) -> None:
+    answer = await serve().ask(PROMPT, ignore_eos=False)
+    assert answer.finish_reason is FinishReason.STOP
+    assert answer.tokens[-1] == EOS
+    assert answer.text == bytes(answer.tokens[:-1]).decode()
+    assert answer.usage.completion_tokens == len(answer.tokens)
+
+
+async def test_without_a_length_it_ends_with_the_context(serve: Serve) -> None:
+    answer = await serve(engine=ToyEngine(context_length=64)).ask(PROMPT)
+    assert answer.finish_reason is FinishReason.LENGTH
+    assert answer.usage == Usage(16, 48)
+
+
+async def test_a_stop_string_over_several_tokens_is_cut_off(serve: Serve) -> None:
+    server = serve()
+    free = await server.ask(PROMPT, max_tokens=30)
+    stop = free.text[10:13]
+    answer = await server.ask(PROMPT, max_tokens=30, stop=("never said", stop))
+    assert answer.finish_reason is FinishReason.STOP
+    assert answer.text == free.text[: free.text.index(stop)]
+    assert answer.tokens == free.tokens[: free.text.index(stop) + 3]
+    assert answer.usage.completion_tokens == len(answer.tokens)
+
+
+async def test_a_stop_string_in_the_last_token_counts_more_than_the_length(serve: Serve) -> None:
+    server = serve()
+    free = await server.ask(PROMPT, max_tokens=5)
+    answer = await server.ask(PROMPT, max_tokens=5, stop=(free.text[4],))
+    assert answer.finish_reason is FinishReason.STOP
+
+
+async def test_what_only_began_like_a_stop_string_is_said_at_the_end(serve: Serve) -> None:
+    server = serve()
+    free = await server.ask(PROMPT, max_tokens=8)
+    answer = await server.ask(PROMPT, max_tokens=8, stop=(free.text[-3:] + "!",))
+    assert (answer.text, answer.finish_reason) == (free.text, FinishReason.LENGTH)
+
+
+async def test_logprobs_come_with_their_tokens(serve: Serve) -> None:
+    answer = await serve().ask(PROMPT, max_tokens=6, logprobs=3)
+    assert [item.token for item in answer.logprobs] == list(answer.tokens)
+    for item in answer.logprobs:
+        assert item.text == bytes([item.token])
+        assert item.top[0] == (item.token, item.text, item.logprob)  # greedy says the likeliest
+        assert [logprob for *_, logprob in item.top] == sorted((lp for *_, lp in item.top), reverse=True)
+        assert len(item.top) == 3
+
+
+async def test_a_repeated_prompt_is_not_computed_again(serve: Serve) -> None:
+    server = serve()
+    first = await server.ask(PROMPT * 5, max_tokens=4)
+    computed = sum(len(row.tokens) for step in server.engine.steps for row in step)
+    second = await server.ask(PROMPT * 5, max_tokens=4)
+    assert (first.usage.cached_tokens, second.usage.cached_tokens) == (0, 64)
+    assert first.tokens == second.tokens
+    assert sum(len(row.tokens) for step in server.engine.steps for row in step) == 2 * computed - 64
+
+
+async def test_a_long_prompt_does_not_stop_those_who_decode(serve: Serve) -> None:
+    server = serve(limits=Limits(step_tokens=64))
+    gate = Gate(server.engine)
+    short = asyncio.create_task(server.ask("short", max_tokens=40))
+    await gate.entered.wait()
+    long = asyncio.create_task(server.ask("long" * 150, max_tokens=2))
+    while server.loop.load().waiting != 1:
+        await asyncio.sleep(0)
+    gate.open()
+    await asyncio.gather(short, long)
+    steps = [sorted(len(row.tokens) for row in step) for step in server.engine.steps]
+    assert steps[1:10] == [[1, 32]] * 9
+    assert max(map(sum, steps)) <= 64
+
+
+async def test_a_slow_reader_gets_fewer_chunks_and_stops_nobody(serve: Serve) -> None:
+    server = serve()
+    slow = server.stream(PROMPT, max_tokens=40)
+    first = await anext(slow)
+    await server.ask("others", max_tokens=100)
+    rest = await drain(slow)
+    assert len(rest) == 1
+    assert rest[0].finish_reason is FinishReason.LENGTH
+    expected = await server.ask(PROMPT, max_tokens=40)
+    assert first.tokens + rest[0].tokens == expected.tokens
+    assert first.text + rest[0].text == expected.text
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": "a", "stop": ("x", "")}, "stop"),
+        ({"prompt": "a", "logit_bias": {257: 1.0}}, "logit_bias"),
+    ],
+)
+async def test_what_cannot_be_generated_is_refused(serve: Serve, options: dict[str, Any], param: str) -> None:
+    server = serve()
+    with pytest.raises(InvalidRequest) as refused:
+        await server.ask(**options)
+    assert refused.value.param == param
+    assert is_idle(server)
+
+
+@pytest.mark.parametrize("engine", [{"context_length": 64}, {"num_blocks": 4}])
+async def test_a_prompt_that_can_never_fit_is_refused_with_the_limit(serve: Serve, engine: dict[str, int]) -> None:
+    server = serve(engine=ToyEngine(**engine))
+    with pytest.raises(ContextLengthExceeded, match="has 64 tokens; prompt and answer together may have 64") as refused:
+        await server.ask("x" * 64)
+    assert refused.value.param == "prompt"
+    assert len((await server.ask("x" * 63)).tokens) == 1
+
+
+async def test_more_than_may_wait_are_refused_at_once(serve: Serve) -> None:
+    server = serve(start=False, limits=Limits(max_waiting=3))
+    waiting = [asyncio.create_task(server.ask("patience", max_tokens=2)) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as refused:
+        await server.ask("one too many")
+    assert refused.value.retry_after
+    server.loop.start()
+    assert len(await asyncio.gather(*waiting)) == 3
+
+
+# -- leaving
+
+
+async def test_leaving_while_the_prompt_is_prepared_leaves_nothing(serve: Serve) -> None:
+    server = serve()
+    task = asyncio.create_task(server.ask(PROMPT))
+    await asyncio.sleep(0)
+    assert server.loop.load().in_flight == 1
+    task.cancel()
+    await asyncio.wait([task])
+    assert is_idle(server)
+
+
+async def test_leaving_while_waiting_leaves_nothing(serve: Serve) -> None:
+    server = serve(engine=ToyEngine(max_sequences=1))
+    gate = Gate(server.engine)
+    first = asyncio.create_task(server.ask(PROMPT, max_tokens=3))
+    await gate.entered.wait()
+    second = asyncio.create_task(server.ask(PROMPT, max_tokens=3))
+    while server.loop.load().waiting != 1:
+        await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.wait([second])
+    assert server.loop.load().in_flight == 1
+    gate.open()
+    assert len((await first).tokens) == 3
+    assert is_idle(server)
+
+
+async def test_leaving_during_a_long_prefill_interrupts_the_engine(serve: Serve) -> None:
+    server = serve()
+    gate = Gate(server.engine)
+    task = asyncio.create_task(server.ask(PROMPT))
+    await gate.entered.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert is_idle(server)
+    # The gate was never opened: only the interruption can have ended the step.
+    server.engine.intervene = lambda rows, logits: None
+    assert len((await server.ask(PROMPT, max_tokens=3)).tokens) == 3
+    assert server.loop.healthy
+
+
+async def test_leaving_does_not_interrupt_a_step_that_others_want(serve: Serve) -> None:
+    server = serve()
+    gate = Gate(server.engine, when=lambda rows: len(rows) == 2)
+    first = asyncio.create_task(server.ask(PROMPT, max_tokens=200))
+    second = asyncio.create_task(server.ask("another prompt", max_tokens=200))
+    await gate.entered.wait()
+    second.cancel()
+    await asyncio.wait([second])
+    assert not server.engine.interrupted.is_set()
+    gate.open()
+    assert (await first).tokens == (await server.ask(PROMPT, max_tokens=200)).tokens
+
+
+async def test_leaving_while_decoding_frees_everything_within_the_step(serve: Serve) -> None:
+    server = serve()
+    stream = server.stream(PROMPT)
+    await anext(stream)
+    await stream.aclose()
+    assert is_idle(server)
+    assert len((await server.ask(PROMPT, max_tokens=3)).tokens) == 3
+    assert len(server.engine.steps) < 20
+
+
+async def test_closing_answers_everyone(serve: Serve) -> None:
+    server = serve(engine=ToyEngine(max_sequences=1))
+    Gate(server.engine)
+    tasks = [asyncio.create_task(server.ask(PROMPT)) for _ in range(3)]
+    while server.loop.load().waiting != 2 or server.loop.load().kv_used == 0:
+        await asyncio.sleep(0)
+    await server.loop.close()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [ModelUnavailable] * 3
+    with pytest.raises(ModelUnavailable):
+        await server.ask(PROMPT)
+
+
+# -- failures
+
+
+def has_row_of(length: int) -> Callable[[Sequence[Row]], bool]:
+    """Is the sequence with a prompt of this length in the step that computes it?"""
+    return lambda rows: any(row.start == 0 and len(row.tokens) == length for row in rows)
+
+
+@pytest.mark.parametrize("error", [EngineFailed("broken"), InvalidRequest("odd"), RuntimeError("surprise")])
+async def test_of_a_step_that_fails_only_the_culprit_fails(serve: Serve, error: Exception) -> None:
+    server = serve(start=False)
+    culprit = has_row_of(len("culprit"))
+
+    def intervene(rows: Sequence[Row], logits: Logits) -> None:
+        if culprit(rows):
+            raise error
+
+    expected = serve()
+    server.engine.intervene = intervene
+    asks = ["innocent one", "culprit", "innocent two"]
+    tasks = [asyncio.create_task(server.ask(text, max_tokens=10)) for text in asks]
+    while server.loop.load().waiting != 3 or server.loop._preparing:
+        await asyncio.sleep(0)
+    server.loop.start()
+    first, second, third = await asyncio.gather(*tasks, return_exceptions=True)
+    assert len(server.engine.steps[0]) == 3
+    assert isinstance(second, InvalidRequest if isinstance(error, InvalidRequest) else EngineFailed)
+    assert first.tokens == (await expected.ask(asks[0], max_tokens=10)).tokens
+    assert third.tokens == (await expected.ask(asks[2], max_tokens=10)).tokens
+    assert server.loop.healthy
+    assert is_idle(server)
+
+
+async def test_a_row_of_nan_fails_alone(serve: Serve) -> None:
+    server = serve()
+
+    def intervene(rows: Sequence[Row], logits: Logits) -> None:
+        wanted = [row for row in rows if row.wants_logits]
+        for index, row in enumerate(wanted):
+            if row.start == 0 and len(row.tokens) == 3:
+                logits[index, 5] = np.nan
+
+    server.engine.intervene = intervene
+    good, bad = await asyncio.gather(
+        server.ask("fine", max_tokens=5), server.ask("bad", max_tokens=5), return_exceptions=True
+    )
+    assert len(good.tokens) == 5
+    assert isinstance(bad, EngineFailed)
+    assert is_idle(server)
+
+
+async def test_a_failure_late_in_an_answer_comes_after_what_was_said(serve: Serve) -> None:
+    server = serve()
+
+    def intervene(rows: Sequence[Row], logits: Logits) -> None:
+        if rows[0].start == 20:
+            raise EngineFailed("broken")
+
+    server.engine.intervene = intervene
+    tokens: list[int] = []
+    with pytest.raises(EngineFailed):
+        async for chunk in server.stream(PROMPT, max_tokens=50):
+            tokens += chunk.tokens
+    assert len(tokens) == 5
+
+
+async def test_an_engine_that_keeps_failing_is_reported_once(serve: Serve) -> None:
+    reports: list[str] = []
+    server = serve(on_unhealthy=lambda: reports.append("unhealthy"))
+
+    def intervene(rows: Sequence[Row], logits: Logits) -> None:
+        raise EngineFailed("broken")
+
+    server.engine.intervene = intervene
+    for number in range(5):
+        assert server.loop.healthy == (number < 3)
+        with pytest.raises(EngineFailed):
+            await server.ask(PROMPT)
+    assert reports == ["unhealthy"]
+
+
+async def test_a_bug_in_the_loop_itself_answers_everyone_and_is_reported(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[str] = []
+    server = serve(on_unhealthy=lambda: reports.append("unhealthy"))
+
+    def surprise() -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(server.loop._scheduler, "plan", surprise)
+    with pytest.raises(EngineFailed):
+        await server.ask(PROMPT)
+    assert reports == ["unhealthy"]
+    with pytest.raises(ModelUnavailable):
+        await server.ask(PROMPT)
+
+
+# -- preemption
+
+
+async def test_when_memory_runs_out_answers_pause_but_do_not_change(serve: Serve) -> None:
+    tight = serve(engine=ToyEngine(context_length=128, block_size=16, num_blocks=10))
+    roomy = serve()
+    prompts = [f"prompt number {number}" for number in range(6)]
+    together = await asyncio.gather(*(tight.ask(prompt, max_tokens=70, temperature=1.0) for prompt in prompts))
+    for prompt, answer in zip(prompts, together, strict=True):
+        assert answer.tokens == (await roomy.ask(prompt, max_tokens=70, temperature=1.0)).tokens
+    replayed = [row for step in tight.engine.steps for row in step if len(row.tokens) == 1 and not row.wants_logits]
+    assert replayed

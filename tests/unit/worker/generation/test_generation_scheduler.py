@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from shoal.engines.base import Capabilities
+from shoal.errors import Overloaded
+from shoal.types import Sampling
+from shoal.worker.generation.blocks import block_keys
+from shoal.worker.generation.scheduler import Limits, Planned, Scheduler
+from shoal.worker.generation.sequence import TokenSequence
+
+SIZE = 16
+
+
+def scheduler(
+    *, num_blocks: int = 64, max_sequences: int = 8, step_tokens: int = 128, block_size: int = SIZE, waiting: int = 8
+) -> Scheduler:
+    capabilities = Capabilities(
+        vocab_size=1000,
+        context_length=1024,
+        block_size=block_size,
+        num_blocks=num_blocks,
+        max_sequences=max_sequences,
+        max_step_tokens=4096,
+        share_prefixes=True,
+    )
+    return Scheduler(capabilities, Limits(step_tokens=step_tokens, max_waiting=waiting))
+
+
+def sequence(length: int, *, first: int = 1, max_length: int = 1024) -> TokenSequence:
+    prompt = tuple(range(first, first + length))
+    return TokenSequence(prompt, Sampling(), max_length, keys=block_keys(prompt, SIZE, b""))
+
+
+def run(planner: Scheduler, steps: int = 1) -> list[Planned]:
+    """Take steps, with token 7 as everyone's next; returns the last plan."""
+    plan: list[Planned] = []
+    for _ in range(steps):
+        plan = planner.plan()
+        for planned in plan:
+            planner.commit(planned)
+            if planned.row.wants_logits:
+                planned.sequence.append(7, frozenset())
+        planner.check_integrity()
+    return plan
+
+
+def shape(plan: Sequence[Planned]) -> list[tuple[int, int, bool]]:
+    return [(planned.row.start, len(planned.row.tokens), planned.row.wants_logits) for planned in plan]
+
+
+def test_a_prompt_longer_than_a_step_is_cut_at_multiples_of_32_and_sampled_at_its_end() -> None:
+    planner = scheduler(step_tokens=100)
+    planner.submit(sequence(201))
+    assert [shape(run(planner)) for _ in range(4)] == [
+        [(0, 96, False)],
+        [(96, 96, False)],
+        [(192, 9, True)],
+        [(201, 1, True)],
+    ]
+
+
+def test_decoding_rows_come_first_and_a_long_prompt_takes_what_is_left() -> None:
+    planner = scheduler(step_tokens=100)
+    planner.submit(sequence(10))
+    run(planner)
+    planner.submit(sequence(500, first=300))
+    assert [shape(run(planner)) for _ in range(3)] == [
+        [(10, 1, True), (0, 96, False)],
+        [(11, 1, True), (96, 96, False)],
+        [(12, 1, True), (192, 96, False)],
+    ]
+
+
+def test_decoding_rows_leave_room_for_a_chunk_however_many_there_are() -> None:
+    planner = scheduler(max_sequences=100, step_tokens=48, waiting=100)
+    for _ in range(50):
+        planner.submit(sequence(1))
+    run(planner, 5)
+    assert len(planner.running) == 16  # the step's 48 tokens without a chunk of 32
+    planner.remove(next(iter(planner.running)))
+    planner.waiting.appendleft(sequence(64, first=200))
+    assert shape(run(planner))[-1] == (0, 32, False)
+
+
+def test_short_prompts_share_a_step_in_order_of_arrival() -> None:
+    planner = scheduler(step_tokens=100)
+    for first in (1, 100, 200):
+        planner.submit(sequence(40, first=first))
+    assert shape(run(planner)) == [(0, 40, True), (0, 40, True)]  # of the third, 20 tokens are no multiple of 32
+    assert shape(run(planner)) == [(40, 1, True), (40, 1, True), (0, 40, True)]
+
+
+def test_no_more_run_than_the_engine_takes() -> None:
+    planner = scheduler(max_sequences=2)
+    for _ in range(3):
+        planner.submit(sequence(4))
+    run(planner)
+    assert (len(planner.running), len(planner.waiting)) == (2, 1)
+
+
+def test_a_known_prefix_is_not_computed_again() -> None:
+    planner = scheduler()
+    first = sequence(70)
+    planner.submit(first)
+    run(planner)
+    second = sequence(70)
+    planner.submit(second)
+    assert shape(run(planner))[1:] == [(64, 6, True)]
+    assert second.blocks[:4] == first.blocks[:4]
+    assert (first.cached, second.cached) == (0, 64)
+
+
+def test_the_last_token_of_a_prompt_is_always_computed() -> None:
+    planner = scheduler()
+    for _ in range(2):
+        planner.submit(sequence(64))
+        plan = run(planner)
+    assert shape(plan)[1:] == [(32, 32, True)]
+
+
+def test_a_known_prefix_is_used_up_to_a_multiple_of_32() -> None:
+    planner = scheduler()
+    planner.submit(sequence(50))  # publishes 3 blocks of 16
+    run(planner)
+    planner.submit(sequence(50))
+    assert shape(run(planner))[1:] == [(32, 18, True)]
+
+
+def test_blocks_that_decoding_filled_are_not_shared() -> None:
+    planner = scheduler()
+    first = sequence(30)
+    planner.submit(first)
+    run(planner, 60)
+    planner.remove(first)
+    again = TokenSequence(
+        first.prompt + tuple(first.output), Sampling(), 1024, block_keys([*first.prompt, *first.output], SIZE, b"")
+    )
+    planner.submit(again)
+    run(planner)
+    assert again.cached == 0
+
+
+def test_when_blocks_run_out_the_youngest_waits_and_replays_its_output_one_by_one() -> None:
+    planner = scheduler(num_blocks=6)
+    old, young = sequence(30), sequence(30, first=100)
+    planner.submit(old)
+    planner.submit(young)
+    run(planner, 1 + 2)
+    assert len(planner.running) == 2
+    run(planner, 31)  # both need a fourth block once they have more than 48 tokens
+    assert list(planner.running) == [old]
+    assert list(planner.waiting) == [young]
+    assert (young.computed, young.blocks) == (0, [])
+    said = list(young.output)
+    planner.remove(old)
+    assert shape(run(planner)) == [(0, 30, False)]
+    replay = [shape(run(planner)) for _ in said]
+    assert replay == [[(30 + index, 1, index == len(said) - 1)] for index in range(len(said))]
+    assert young.output[: len(said)] == said
+    assert len(young.output) == len(said) + 1
+
+
+def test_the_oldest_always_finishes() -> None:
+    planner = scheduler(num_blocks=4, block_size=SIZE)
+    oldest = sequence(16, max_length=64)
+    planner.submit(oldest)
+    for first in (100, 200, 300):
+        planner.submit(sequence(16, first=first, max_length=64))
+    run(planner, 48)
+    assert oldest.length == 64
+
+
+def test_nobody_is_let_in_who_would_soon_be_sent_back() -> None:
+    planner = scheduler(num_blocks=4)
+    planner.submit(sequence(30))
+    planner.submit(sequence(30, first=100))
+    run(planner)
+    assert len(planner.running) == 1  # two blocks are left, but the first will want one of them
+
+
+def test_one_giant_block_a_sequence_is_a_table_of_one_and_all_of_them_are_used() -> None:
+    planner = scheduler(num_blocks=3, block_size=1024)
+    for _ in range(4):
+        planner.submit(sequence(40))
+    run(planner, 20)
+    assert [len(running.blocks) for running in planner.running] == [1, 1, 1]
+    assert len(planner.waiting) == 1
+
+
+def test_more_than_may_wait_is_refused_with_a_time_to_try_again() -> None:
+    planner = scheduler(waiting=2)
+    planner.submit(sequence(4))
+    planner.check_room(0)
+    with pytest.raises(Overloaded, match="2 requests are waiting for this model; at most 2 may") as refused:
+        planner.check_room(1)
+    assert refused.value.retry_after
+
+
+def test_a_step_too_small_for_a_chunk_is_a_mistake_of_the_engine() -> None:
+    with pytest.raises(ValueError, match="more than 32 tokens"):
+        scheduler(step_tokens=32)
+
+
+def test_removing_gives_the_blocks_back_wherever_the_sequence_is() -> None:
+    planner = scheduler(max_sequences=1)
+    running, waiting = sequence(40), sequence(40)
+    planner.submit(running)
+    planner.submit(waiting)
+    run(planner)
+    for each in (waiting, running, running):
+        planner.remove(each)
+    planner.check_idle()
+    assert planner.plan() == []
