@@ -6,14 +6,14 @@ Every wait on the client has a deadline: for its body, for its reading of the an
 
 from __future__ import annotations
 
-import asyncio
 import re
-import uuid
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
+from shoal.api.guards import ClientWatch, Deadline
 from shoal.api.limits import ApiLimits
-from shoal.api.watch import ClientWatch
+from shoal.api.timers import Timers
 from shoal.errors import Cancelled, InvalidRequest, PayloadTooLarge, RequestTimeout
 
 Scope = MutableMapping[str, Any]
@@ -40,18 +40,19 @@ class Exchange:
     The answer is either one :meth:`answer`, or any number of :meth:`send_events` and one :meth:`end_events`.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: ApiLimits) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, limits: ApiLimits, timers: Timers) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.limits = limits
         self.started = False  # the status is sent
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._timers = timers
         self._receive = receive
         self._asgi_send = send
         self._body_read = False
         self._closed = False  # the answer is complete, or the client does not read it
         given = self._headers.get(b"x-request-id", b"")
-        self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
     @property
     def timeout(self) -> float | None:
@@ -75,7 +76,7 @@ class Exchange:
         parts: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(self.limits.body_timeout):
+            with Deadline(self._timers, self.limits.body_timeout):
                 while not self._body_read:
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
@@ -92,7 +93,7 @@ class Exchange:
 
     def client_watch(self) -> ClientWatch:
         """Guards a block that works for the client; enter it after the body was read."""
-        return ClientWatch(self._receive)
+        return ClientWatch(self._timers, self._receive)
 
     async def answer(
         self, status: int, body: bytes, *, content_type: bytes = JSON, headers: Sequence[Header] = ()
@@ -132,7 +133,7 @@ class Exchange:
         """Drop what the client still sends. Closing at once would reset the connection, and many clients would
         then meet the reset before they read the answer that says why."""
         try:
-            async with asyncio.timeout(LINGER):
+            with Deadline(self._timers, LINGER):
                 while (message := await self._receive())["type"] == "http.request":
                     if not message.get("more_body", False):
                         return
@@ -153,7 +154,7 @@ class Exchange:
         if self._closed:
             return
         try:
-            async with asyncio.timeout(self.limits.write_timeout):
+            with Deadline(self._timers, self.limits.write_timeout):
                 await self._asgi_send(message)
         except TimeoutError:
             self._closed = True

@@ -13,12 +13,13 @@ import msgspec
 import numpy as np
 
 from shoal.api.plane import ServedModel
-from shoal.errors import InvalidRequest, ModelNotFound, ModelUnavailable
+from shoal.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound, ModelUnavailable
 from shoal.messages import Chunk, Generate, Infer, Inferred
 from shoal.types import FinishReason, ModelKind, RequestId, TokenLogprob, Usage
 
 WIDTH = 384  # of an embedding
 PROMPT_TOKENS = 7  # every prompt counts as much
+CONTEXT = 50_000  # characters of a prompt
 CACHED_TOKENS = 4
 JSON_ANSWER = '{"name": "shoal", "fish": 3}'  # whatever schema is asked for
 WORDS = ("a", "small", "fish", "swims", "where", "many", "others", "swim", "and", "all", "turn", "as", "one")
@@ -34,6 +35,8 @@ MODELS = (
 async def speak(request: Generate) -> AsyncGenerator[Chunk, None]:
     """Words that depend on the seed and the position alone; obeys max_tokens, stop, logprobs and JSON."""
     sampling = request.sampling
+    if len(str(request.prompt)) > CONTEXT:
+        raise ContextLengthExceeded("the prompt is too long")
     wanted = sampling.max_tokens or 24
     tokens = list(_json_tokens() if request.grammar else _words(sampling.seed, sampling.temperature))[:wanted]
     text = "".join(tokens)

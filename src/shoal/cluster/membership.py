@@ -52,6 +52,7 @@ class Member:
         self.load = Load()  # as it last told
         self.heard = now  # when it last did
         self.sent = 0  # requests this coordinator has there
+        self._others = 0  # requests of other coordinators, when it last told
 
     def __repr__(self) -> str:
         return f"<Member {self.worker_id} {self.state}, {self.in_flight} of {self.registration.capacity} in flight>"
@@ -62,8 +63,12 @@ class Member:
 
     @property
     def in_flight(self) -> int:
-        """What it told may be older than what was sent since, and counts what other coordinators sent."""
-        return max(self.sent, self.load.in_flight)
+        """Our own are counted here, exactly; of the others it is as the worker last told."""
+        return self.sent + self._others
+
+    def told(self, load: Load, now: float) -> None:
+        self.load, self.heard = load, now
+        self._others = max(0, load.in_flight - self.sent)
 
     @contextmanager
     def occupied(self) -> Iterator[None]:
@@ -121,7 +126,7 @@ class Membership:
         if member.state is _GONE:
             self._retire(member, "it stopped")
         member.models = {info.name: info for info in message.models}
-        member.load, member.heard = message.load, now
+        member.told(message.load, now)
         return True
 
     def draining(self, member: Member) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from shoal.aio import Tasks
@@ -16,6 +16,7 @@ from shoal.messages import Deregister, Invite, Register, Registered, Status
 from shoal.model_registry import Registry
 from shoal.router import Candidate
 from shoal.rpc import Connection, Dialer, Handler, Hello, Network
+from shoal.telemetry import CoordinatorMetrics
 from shoal.types import CoordinatorId, ModelName, ModelState, WorkerId, WorkerState
 
 logger = logging.getLogger(__name__)
@@ -27,11 +28,18 @@ class Fleet:
     """Takes registrations and statuses, notices who has gone, and hands out connections."""
 
     def __init__(
-        self, coordinator_id: CoordinatorId, *, registry: Registry, health: Health, heartbeat_interval: float
+        self,
+        coordinator_id: CoordinatorId,
+        *,
+        registry: Registry,
+        health: Health,
+        metrics: CoordinatorMetrics,
+        heartbeat_interval: float,
     ) -> None:
         self._coordinator_id = coordinator_id
         self._registry = registry
         self._health = health
+        self._metrics = metrics
         self._heartbeat_interval = heartbeat_interval  # seconds
         self._membership = Membership(heartbeat_interval=heartbeat_interval)
         self._links: dict[Connection, Member] = {}
@@ -71,6 +79,7 @@ class Fleet:
         member = self._membership.registered(message, now())
         self._links[connection] = member
         self._connections[member.worker_id] = connection
+        self._metrics.workers(self._membership.count())
         if not known:
             self._tasks.start(self._accompany(connection), name=f"accompany {member.worker_id}")
         logger.info(
@@ -86,6 +95,7 @@ class Fleet:
         member = self._member(connection)
         before = (member.state, member.models)
         self._membership.reported(member, message, now())
+        self._metrics.workers(self._membership.count())
         if before != (member.state, member.models):
             logger.info(
                 "worker %s is %s: %s",
@@ -98,6 +108,7 @@ class Fleet:
     def deregister(self, message: Deregister, connection: Connection) -> None:
         member = self._member(connection)
         self._membership.left(member, message.reason)
+        self._metrics.workers(self._membership.count())
         logger.info(
             "worker %s left: %s",
             member.worker_id,
@@ -117,8 +128,8 @@ class Fleet:
             for candidate in self.candidates(model, now())
         )
 
-    def count(self) -> Mapping[WorkerState, int]:
-        return self._membership.count()
+    def members(self) -> tuple[Member, ...]:
+        return self._membership.members()
 
     @contextmanager
     def occupy(self, worker_id: WorkerId) -> Iterator[Connection]:
@@ -145,6 +156,7 @@ class Fleet:
             del self._connections[member.worker_id]
         if member.state is not WorkerState.GONE:
             self._membership.left(member, "its connection ended")
+            self._metrics.workers(self._membership.count())
             self._health.connection_lost(member.worker_id, now())
             logger.warning("worker %s is lost: %r", member.worker_id, connection, extra={"action": "worker_lost"})
 

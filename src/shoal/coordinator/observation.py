@@ -61,4 +61,4 @@ def observed(metrics: CoordinatorMetrics, model: str) -> Iterator[Observation]:
         outcome = ShoalError.code
         raise
     finally:
-        metrics.finished(model, "all", outcome, now() - began)
+        metrics.finished(model, outcome, now() - began)

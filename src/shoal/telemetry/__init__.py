@@ -1,6 +1,6 @@
 """What Shoal tells of itself: metrics for Prometheus and structured logs."""
 
 from shoal.telemetry.logs import configure_logging
-from shoal.telemetry.metrics import CoordinatorMetrics, WorkerMetrics
+from shoal.telemetry.metrics import CoordinatorMetrics
 
-__all__ = ["CoordinatorMetrics", "WorkerMetrics", "configure_logging"]
+__all__ = ["CoordinatorMetrics", "configure_logging"]

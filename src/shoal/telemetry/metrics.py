@@ -1,6 +1,6 @@
 """Prometheus metrics: one class a process, over a registry that is handed in.
 
-Labels are bounded: surfaces, outcomes and reasons come from the code, and a model that nobody knows is ``unknown``.
+Labels are bounded: outcomes and reasons come from the code, and a model that nobody knows is ``unknown``.
 An update finds its labelled child in a dictionary, which costs a third of asking the library for it each time.
 """
 
@@ -47,14 +47,12 @@ class CoordinatorMetrics:
         self._is_known = is_known
         to: dict[str, Any] = {"namespace": "shoal", "registry": registry}
         self._in_flight = Gauge("in_flight_requests", "Requests admitted and not answered yet.", **to)
-        self._requests = _Labelled(
-            Counter("requests_total", "Requests answered.", ("model", "surface", "outcome"), **to)
-        )
+        self._requests = _Labelled(Counter("requests_total", "Requests answered.", ("model", "outcome"), **to))
         self._duration = _Labelled(
             Histogram(
                 "request_duration_seconds",
                 "From request to the end of its answer.",
-                ("model", "surface"),
+                ("model",),
                 buckets=_REQUEST_BUCKETS,
                 **to,
             )
@@ -103,12 +101,12 @@ class CoordinatorMetrics:
         """Each request that was let in; :meth:`finished` is its end."""
         self._in_flight.inc()
 
-    def finished(self, model: str, surface: str, outcome: str, duration: float) -> None:
+    def finished(self, model: str, outcome: str, duration: float) -> None:
         """``outcome``: ``ok``, or the code of the error."""
         self._in_flight.dec()
         model = self._model(model)
-        self._requests(model, surface, outcome).inc()
-        self._duration(model, surface).observe(duration)
+        self._requests(model, outcome).inc()
+        self._duration(model).observe(duration)
 
     def rejected(self, reason: str) -> None:
         self._rejected(reason).inc()
@@ -144,29 +142,3 @@ class CoordinatorMetrics:
 
     def _model(self, name: str) -> str:
         return name if self._is_known(name) else UNKNOWN
-
-
-class WorkerMetrics:
-    """``model`` is one of the worker's own, so there are few."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-        to: dict[str, Any] = {"namespace": "shoal", "subsystem": "worker", "registry": registry}
-        self._in_flight = Gauge("in_flight_requests", "Requests the worker has.", **to)
-        self._requests = _Labelled(Counter("requests_total", "Requests ended.", ("model", "outcome"), **to))
-        self._restarts = _Labelled(Counter("engine_restarts_total", "Engine processes that died.", ("model",), **to))
-
-    def began(self) -> None:
-        self._in_flight.inc()
-
-    def finished(self, model: str, outcome: str) -> None:
-        """``outcome``: ``ok``, or the code of the error."""
-        self._in_flight.dec()
-        self._requests(model, outcome).inc()
-
-    def engine_died(self, model: str) -> None:
-        self._restarts(model).inc()
-
-    def render(self) -> bytes:
-        """Prometheus' text format, version 0.0.4."""
-        return generate_latest(self._registry)

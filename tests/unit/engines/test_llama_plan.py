@@ -1,5 +1,7 @@
 """What the llama engine decides: pure, without llama.cpp."""
 
+from __future__ import annotations
+
 import pytest
 
 from shoal.engines.base import Capabilities, Row

@@ -122,6 +122,16 @@ def test_under_pressure_the_expired_go_before_the_living() -> None:
     assert (cache.stats.evictions, cache.stats.expirations) == (0, 1)
 
 
+def test_an_entry_that_was_set_again_does_not_go_at_its_earlier_time() -> None:
+    clock = Clock()
+    cache = store(clock)
+    for key, ttl in (("oldest", 9.0), ("b", 9.0), ("a", 1.0), ("a", 9.0)):
+        cache.set(key, b"", ttl=ttl)
+    clock.now = 2.0
+    cache.set("new", b"")
+    assert [key for key in ("oldest", "a", "b", "new") if cache.exists(key)] == ["a", "b", "new"]
+
+
 @pytest.mark.parametrize("ttl", [0.0, -1.0, float("nan")])
 def test_a_time_to_live_that_is_none_is_refused(ttl: float) -> None:
     with pytest.raises(ValueError, match="above 0 seconds"):

@@ -59,11 +59,13 @@ def test_equals_take_turns_when_models_on_other_workers_are_asked_for_in_between
     assert chosen == {"a": 5, "b": 5, "c": 10}
 
 
-def test_what_is_remembered_of_turns_is_bounded() -> None:
+def test_what_is_remembered_of_turns_is_bounded_and_the_oldest_turn_is_forgotten_first() -> None:
     policy = LeastConnections()
-    for index in range(10_000):
-        policy.choose([replica(f"worker-{index}", 0)], 0.0)
+    names = ["steady", *(f"worker-{index}" for index in range(policy._REMEMBERED - 1)), "steady", "one more"]
+    for name in names:
+        policy.choose([replica(name, 0)], 0.0)
     assert len(policy._last_turn) == policy._REMEMBERED
+    assert policy.choose([replica("steady", 0), replica("worker-0", 0)], 0.0) == replica("worker-0", 0)
 
 
 REPLICAS = st.lists(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,11 +82,12 @@ def test_a_trial_that_fails_doubles_the_ejection_up_to_the_longest() -> None:
         now += length
 
 
-def test_a_trial_during_which_the_connection_is_lost_doubles_the_ejection_once() -> None:
+@pytest.mark.parametrize("outcome", [Outcome.FAILURE, Outcome.ABANDONED])
+def test_a_trial_during_which_the_connection_is_lost_doubles_the_ejection_once(outcome: Outcome) -> None:
     health = ejected()
     trial = health.begin(A, 1.0)
     health.connection_lost(A, 1.0)
-    health.end(trial, Outcome.FAILURE, 1.0)
+    health.end(trial, outcome, 1.0)
     assert not health.available(A, 2.9)
     assert health.available(A, 3.0)
 

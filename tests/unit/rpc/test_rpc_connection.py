@@ -26,6 +26,7 @@ from shoal.rpc.events import MIN_FRAME
 from shoal.rpc.frames import MAGIC, FrameType, encode_frame, preface
 from shoal.rpc.limits import CREDIT, KIB, MAX_UNPACED_BYTES, MIB, Budget
 from shoal.rpc.protocol import LocalProtocolError
+from shoal.rpc.states import Side
 from shoal.types import ModelName, RequestId, WorkerId
 
 Settle = Callable[[], Awaitable[None]]
@@ -282,6 +283,15 @@ async def test_a_deadline_is_for_the_whole_stream(make_pair: MakePair) -> None:
     with pytest.raises(DeadlineExceeded):
         await read(pair.left.stream(ASK, timeout=5.5), seen)
     assert len(seen) == 5
+
+
+async def test_a_deadline_ends_the_stream_even_if_its_reader_is_busy_elsewhere(make_pair: MakePair) -> None:
+    pair = await make_pair(sleep_for_ever)
+    async with pair.left.stream(ASK, timeout=2):
+        pair.faults.stall()
+        await asyncio.sleep(3)
+        assert pair.left._protocol.count(Side.OURS) == 0
+        pair.faults.heal()
 
 
 async def test_no_time_left_is_no_request(make_pair: MakePair) -> None:

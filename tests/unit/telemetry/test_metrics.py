@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from shoal.telemetry import CoordinatorMetrics, WorkerMetrics
+from shoal.telemetry import CoordinatorMetrics
 from shoal.types import Usage, WorkerState
 
 
@@ -32,10 +32,10 @@ def sample_names(text: bytes) -> Iterator[str]:
 def test_a_request_is_in_flight_until_it_has_finished(metrics: CoordinatorMetrics, registry: CollectorRegistry) -> None:
     metrics.began()
     assert value(registry, "in_flight_requests") == 1
-    metrics.finished("fish", "openai", "ok", 0.2)
+    metrics.finished("fish", "ok", 0.2)
     assert value(registry, "in_flight_requests") == 0
-    assert value(registry, "requests_total", model="fish", surface="openai", outcome="ok") == 1
-    assert value(registry, "request_duration_seconds_sum", model="fish", surface="openai") == 0.2
+    assert value(registry, "requests_total", model="fish", outcome="ok") == 1
+    assert value(registry, "request_duration_seconds_sum", model="fish") == 0.2
 
 
 def test_a_model_that_nobody_knows_makes_no_series_of_its_own(
@@ -43,8 +43,8 @@ def test_a_model_that_nobody_knows_makes_no_series_of_its_own(
 ) -> None:
     for index in range(1000):
         metrics.began()
-        metrics.finished(f"made up {index}", "openai", "model_not_found", 0.0)
-    labels = {"model": "unknown", "surface": "openai", "outcome": "model_not_found"}
+        metrics.finished(f"made up {index}", "model_not_found", 0.0)
+    labels = {"model": "unknown", "outcome": "model_not_found"}
     assert value(registry, "requests_total", **labels) == 1000
     assert b"made up" not in metrics.render()
 
@@ -81,22 +81,10 @@ def test_every_state_of_workers_is_told_also_when_there_are_none(
 
 def test_what_is_rendered_is_what_prometheus_reads(metrics: CoordinatorMetrics) -> None:
     metrics.began()
-    metrics.finished("fish", "native", "ok", 0.2)
+    metrics.finished("fish", "ok", 0.2)
     names = set(sample_names(metrics.render()))
     assert {"shoal_requests", "shoal_request_duration_seconds", "shoal_workers", "shoal_in_flight_requests"} <= names
     assert all(name.startswith("shoal_") for name in names)
-
-
-def test_a_worker_tells_of_its_requests_and_its_engines(registry: CollectorRegistry) -> None:
-    metrics = WorkerMetrics(registry)
-    metrics.began()
-    metrics.began()
-    metrics.finished("fish", "cancelled")
-    metrics.engine_died("fish")
-    assert value(registry, "worker_in_flight_requests") == 1
-    assert value(registry, "worker_requests_total", model="fish", outcome="cancelled") == 1
-    assert value(registry, "worker_engine_restarts_total", model="fish") == 1
-    assert b"shoal_worker_in_flight_requests 1.0" in metrics.render()
 
 
 def test_two_components_in_one_process_share_nothing() -> None:

@@ -100,7 +100,8 @@ async def _stream(exchange: Exchange, plane: Plane, job: Job, shape: Shape) -> N
     usages: dict[int, Usage] = {}
     timeout = exchange.timeout
     streams = [plane.generate(request, timeout=timeout) for request in job.requests]
-    async with exchange.client_watch(), aclosing(merge(streams)) as chunks:
+    with exchange.client_watch():
+      async with aclosing(merge(streams)) as chunks:
         async for index, chunk in chunks:
             if chunk.usage is not None:
                 usages[index] = chunk.usage
@@ -115,7 +116,8 @@ async def _whole(exchange: Exchange, plane: Plane, job: Job, shape: Shape) -> No
     usages: dict[int, Usage] = {}
     timeout = exchange.timeout
     streams = [plane.generate(request, timeout=timeout) for request in job.requests]
-    async with exchange.client_watch(), aclosing(merge(streams)) as chunks:
+    with exchange.client_watch():
+      async with aclosing(merge(streams)) as chunks:
         async for index, chunk in chunks:
             choices[index].add(chunk)
             if chunk.usage is not None:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 MAX_SOURCE = 65_536  # bytes of a schema or grammar; llguidance itself bounds what it compiles to
 
+#: Of llguidance's own measure, for one token. A regular expression such as ``(a{1000}){1000}`` would hold the
+#: engine's thread for seconds; this stops it after 0.15 s and lets schemas of hundreds of fields pass.
+MAX_WORK = 20_000
+
 PARAM = "response_format"
 
 
@@ -68,7 +72,9 @@ class GrammarCompiler:
         if len(grammar.source.encode()) > MAX_SOURCE:
             raise InvalidRequest(f"the {grammar.kind} is larger than {MAX_SOURCE} bytes", param=PARAM)
         llguidance = _import()
-        matcher = llguidance.LLMatcher(self._for_matching(llguidance), _source(llguidance, grammar), log_level=0)
+        source, limits = _source(llguidance, grammar), llguidance.LLParserLimits(step_lexer_fuel=MAX_WORK)
+        matcher = llguidance.LLMatcher(self._for_matching(llguidance), source, log_level=0, limits=limits)
+        matcher.compute_bitmask()  # the first is the slowest, and shows what is too much
         if matcher.is_error():
             raise InvalidRequest(f"the {grammar.kind} is not usable: {matcher.get_error()}", param=PARAM)
         return Constraint(matcher, self._vocab_size)

@@ -71,6 +71,7 @@ class GenerationLoop:
         self._prepare_threads = ThreadPoolExecutor(2, thread_name_prefix="prepare")
         self._tasks = Tasks()
         self._closed = False
+        self._failed = False  # by a mistake in here
         self.healthy = True
 
     def start(self) -> None:
@@ -121,7 +122,7 @@ class GenerationLoop:
         return answer
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closed or self._failed:
             raise ModelUnavailable("the model is not served here any more")
 
     def _withdraw(self, sequence: TokenSequence) -> None:
@@ -143,7 +144,7 @@ class GenerationLoop:
             await self._generate_steps()
         except Exception:  # a border: whoever waits gets an answer, whatever went wrong here
             logger.exception("the generation loop failed", extra={"action": "generation_failed"})
-            self._closed = True
+            self._failed = True
             self._fail_all(lambda: EngineFailed("the server failed while it generated"))
             self._break()
 
@@ -221,6 +222,8 @@ class GenerationLoop:
 
     async def close(self) -> None:
         """Take nothing more; whoever still waits gets an error. Then close the engine."""
+        if self._closed:
+            return
         self._closed = True
         await self._tasks.close()
         self._fail_all(lambda: ModelUnavailable("the model is being unloaded"))

@@ -49,8 +49,19 @@ class Gate:
         self._open.set()
 
 
+async def outcomes(*asks: Any) -> list[Any]:
+    """Answers and errors."""
+    return list(await asyncio.gather(*asks, return_exceptions=True))
+
+
 async def drain(stream: Any) -> list[Chunk]:
     return [chunk async for chunk in stream]
+
+
+async def until_queued(server: Any, count: int) -> None:
+    """So many have passed their preparation and wait for the engine."""
+    while len(server.loop._scheduler.waiting) != count:
+        await asyncio.sleep(0)
 
 
 def is_idle(server: Any) -> bool:
@@ -134,8 +145,7 @@ async def test_a_long_prompt_does_not_stop_those_who_decode(serve: Serve) -> Non
     short = asyncio.create_task(server.ask("short", max_tokens=40))
     await gate.entered.wait()
     long = asyncio.create_task(server.ask("long" * 150, max_tokens=2))
-    while server.loop.load().waiting != 1:
-        await asyncio.sleep(0)
+    await until_queued(server, 1)
     gate.open()
     await asyncio.gather(short, long)
     steps = [sorted(len(row.tokens) for row in step) for step in server.engine.steps]
@@ -175,9 +185,9 @@ async def test_what_cannot_be_generated_is_refused(serve: Serve, options: dict[s
     assert is_idle(server)
 
 
-@pytest.mark.parametrize("engine", [{"context_length": 64}, {"num_blocks": 4}])
-async def test_a_prompt_that_can_never_fit_is_refused_with_the_limit(serve: Serve, engine: dict[str, int]) -> None:
-    server = serve(engine=ToyEngine(**engine))
+@pytest.mark.parametrize("engine", [ToyEngine(context_length=64), ToyEngine(num_blocks=4)], ids=["context", "blocks"])
+async def test_a_prompt_that_can_never_fit_is_refused_with_the_limit(serve: Serve, engine: ToyEngine) -> None:
+    server = serve(engine=engine)
     with pytest.raises(ContextLengthExceeded, match="has 64 tokens; prompt and answer together may have 64") as refused:
         await server.ask("x" * 64)
     assert refused.value.param == "prompt"
@@ -214,8 +224,7 @@ async def test_leaving_while_waiting_leaves_nothing(serve: Serve) -> None:
     first = asyncio.create_task(server.ask(PROMPT, max_tokens=3))
     await gate.entered.wait()
     second = asyncio.create_task(server.ask(PROMPT, max_tokens=3))
-    while server.loop.load().waiting != 1:
-        await asyncio.sleep(0)
+    await until_queued(server, 1)
     second.cancel()
     await asyncio.wait([second])
     assert server.loop.load().in_flight == 1
@@ -265,13 +274,12 @@ async def test_closing_answers_everyone(serve: Serve) -> None:
     server = serve(engine=ToyEngine(max_sequences=1))
     Gate(server.engine)
     tasks = [asyncio.create_task(server.ask(PROMPT)) for _ in range(3)]
-    while server.loop.load().waiting != 2 or server.loop.load().kv_used == 0:
-        await asyncio.sleep(0)
+    await until_queued(server, 2)
     await server.loop.close()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(result) for result in results] == [ModelUnavailable] * 3
+    assert [type(result) for result in await outcomes(*tasks)] == [ModelUnavailable] * 3
     with pytest.raises(ModelUnavailable):
         await server.ask(PROMPT)
+    await server.loop.close()
 
 
 # -- failures
@@ -295,10 +303,9 @@ async def test_of_a_step_that_fails_only_the_culprit_fails(serve: Serve, error: 
     server.engine.intervene = intervene
     asks = ["innocent one", "culprit", "innocent two"]
     tasks = [asyncio.create_task(server.ask(text, max_tokens=10)) for text in asks]
-    while server.loop.load().waiting != 3 or server.loop._preparing:
-        await asyncio.sleep(0)
+    await until_queued(server, 3)
     server.loop.start()
-    first, second, third = await asyncio.gather(*tasks, return_exceptions=True)
+    first, second, third = await outcomes(*tasks)
     assert len(server.engine.steps[0]) == 3
     assert isinstance(second, InvalidRequest if isinstance(error, InvalidRequest) else EngineFailed)
     assert first.tokens == (await expected.ask(asks[0], max_tokens=10)).tokens
@@ -317,9 +324,7 @@ async def test_a_row_of_nan_fails_alone(serve: Serve) -> None:
                 logits[index, 5] = np.nan
 
     server.engine.intervene = intervene
-    good, bad = await asyncio.gather(
-        server.ask("fine", max_tokens=5), server.ask("bad", max_tokens=5), return_exceptions=True
-    )
+    good, bad = await outcomes(server.ask("fine", max_tokens=5), server.ask("bad", max_tokens=5))
     assert len(good.tokens) == 5
     assert isinstance(bad, EngineFailed)
     assert is_idle(server)
@@ -333,11 +338,12 @@ async def test_a_failure_late_in_an_answer_comes_after_what_was_said(serve: Serv
             raise EngineFailed("broken")
 
     server.engine.intervene = intervene
+    stream = server.stream(PROMPT, max_tokens=50)
     tokens: list[int] = []
+    while len(tokens) < 5:
+        tokens += (await anext(stream)).tokens
     with pytest.raises(EngineFailed):
-        async for chunk in server.stream(PROMPT, max_tokens=50):
-            tokens += chunk.tokens
-    assert len(tokens) == 5
+        await anext(stream)
 
 
 async def test_an_engine_that_keeps_failing_is_reported_once(serve: Serve) -> None:
@@ -361,10 +367,10 @@ async def test_a_bug_in_the_loop_itself_answers_everyone_and_is_reported(
     reports: list[str] = []
     server = serve(on_unhealthy=lambda: reports.append("unhealthy"))
 
-    def surprise() -> None:
+    def surprise(planned: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(server.loop._scheduler, "plan", surprise)
+    monkeypatch.setattr(server.loop._scheduler, "commit", surprise)
     with pytest.raises(EngineFailed):
         await server.ask(PROMPT)
     assert reports == ["unhealthy"]

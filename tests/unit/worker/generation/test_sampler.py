@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shoal.engines.base import Logits
 from shoal.types import Sampling
-from shoal.worker.generation.sampler import Draw, Sampled, sample, uniform
+from shoal.worker.generation.sampler import Draw, sample, uniform
 
 LOGITS = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32))
 
@@ -154,9 +154,13 @@ def test_logprobs_are_those_of_the_unmodified_model_best_first() -> None:
     assert sampled.logprob == pytest.approx(1 - total)
     assert [token for token, _ in sampled.top] == [1, 2, 3]
     assert [value for _, value in sampled.top] == pytest.approx([3 - total, 3 - total, 2 - total])
-    assert sample(logits[None], [Draw(Sampling(temperature=0.0, logprobs=0), (0,), ())])[0] == Sampled(
-        1, pytest.approx(3 - total)
-    )
+
+
+def test_without_alternatives_there_is_still_the_tokens_own_logprob() -> None:
+    [sampled] = sample(LOGITS[None], [Draw(Sampling(temperature=0.0, logprobs=0), (0,), ())])
+    assert sampled is not None
+    assert (sampled.token, sampled.top) == (0, ())
+    assert sampled.logprob == pytest.approx(math.log(0.4))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -1,0 +1,95 @@
+"""Blocks that end when the client takes too long, or goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from shoal.api.timers import Timers
+from shoal.errors import Cancelled
+
+#: Seconds before the connection is watched. What is done sooner is not worth a task of its own.
+GRACE = 0.005
+
+
+class Guard:
+    """A block that is cancelled from outside and then raises an error of its own in place of the cancellation.
+
+    Like :func:`asyncio.timeout` it takes back only the cancellation that it made: another passes through, and an
+    error of the block wins.
+    """
+
+    def __init__(self) -> None:
+        self._error: Exception | None = None
+
+    def __enter__(self) -> None:
+        block = asyncio.current_task()
+        assert block is not None
+        self._block = block
+        self._cancelling = block.cancelling()
+
+    def interrupt(self, error: Exception) -> None:
+        self._error = error
+        self._block.cancel()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._error is None:
+            return
+        if self._block.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise self._error from error
+
+
+class Deadline(Guard):
+    """Raises :class:`TimeoutError` when its block takes longer than ``seconds``."""
+
+    def __init__(self, timers: Timers, seconds: float) -> None:
+        super().__init__()
+        self._timers = timers
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self._timer = self._timers.call_later(self._seconds, self._late)
+
+    def _late(self) -> None:
+        self.interrupt(TimeoutError())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        super().__exit__(kind, error, trace)
+
+
+class ClientWatch(Guard):
+    """Raises :class:`Cancelled` when the client disconnects while its block runs. It owns ``receive`` meanwhile."""
+
+    def __init__(self, timers: Timers, receive: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+        super().__init__()
+        self._timers = timers
+        self._receive = receive
+        self._watcher: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self._timer = self._timers.call_later(GRACE, self._start)
+
+    def _start(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="client watch")
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.interrupt(Cancelled("the client went away"))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        super().__exit__(kind, error, trace)

@@ -1,0 +1,92 @@
+"""A coordinator, built."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry
+
+from shoal.api import build_app
+from shoal.api.listener import Listener
+from shoal.config import Config, CoordinatorConfig
+from shoal.coordinator.admission import Admission
+from shoal.coordinator.dataplane import DataPlane
+from shoal.coordinator.fleet import Fleet
+from shoal.coordinator.native import NativeSurface
+from shoal.load_balancer import Health, LeastConnections
+from shoal.model_registry import ModelSpec, Registry
+from shoal.node.models import configured_models
+from shoal.rpc import Hello, Network, Server, TcpNetwork
+from shoal.telemetry import CoordinatorMetrics
+from shoal.types import CoordinatorId
+
+logger = logging.getLogger(__name__)
+
+
+class Coordinator:
+    """Everything of a coordinator but HTTP, over any network: what a simulation runs too."""
+
+    def __init__(self, settings: CoordinatorConfig, models: Iterable[ModelSpec], network: Network) -> None:
+        self._settings = settings
+        self._network = network
+        name = CoordinatorId(f"coordinator-{uuid.uuid4().hex[:8]}")
+        registry = Registry(models)
+        health = Health()
+        self.metrics = CoordinatorMetrics(CollectorRegistry(), is_known=registry.__contains__)
+        self.admission = Admission(settings.max_in_flight)
+        self.fleet = Fleet(
+            name,
+            registry=registry,
+            health=health,
+            metrics=self.metrics,
+            heartbeat_interval=settings.heartbeat_interval,
+        )
+        self.plane = DataPlane(
+            registry=registry,
+            fleet=self.fleet,
+            health=health,
+            policy=LeastConnections(),
+            admission=self.admission,
+            metrics=self.metrics,
+            request_timeout=settings.request_timeout,
+        )
+        self._hello = Hello(role="coordinator", node_id=name)
+        self._handle = NativeSurface(self.plane, self.fleet).handle
+        self.server = Server(hello=self._hello, handler=self._handle)
+
+    def start(self) -> None:
+        self.fleet.start()
+        for worker in self._settings.workers:
+            self.fleet.call(self._network, worker, self._hello, self._handle)
+
+    async def stop(self) -> None:
+        """Take nothing new, let what runs end, then close every connection."""
+        await self.admission.drain(self._settings.drain_timeout)
+        await self.fleet.close()
+        await self.server.close("the coordinator stops")
+
+
+class CoordinatorNode:
+    """A coordinator on TCP, with HTTP on the same port."""
+
+    def __init__(self, config: Config) -> None:
+        self._settings = config.coordinator
+        self._coordinator = Coordinator(config.coordinator, configured_models(config), TcpNetwork())
+        app = build_app(self._coordinator.plane, metrics=self._coordinator.metrics.render)
+        self._listener = Listener(app, self._coordinator.server.accept, drain_timeout=self._settings.drain_timeout)
+
+    async def start(self) -> str:
+        address = await self._listener.start(self._settings.host, self._settings.port)
+        self._coordinator.start()
+        logger.info("coordinator serves on http://%s", address, extra={"action": "coordinator_started"})
+        return address
+
+    async def wait_stopped(self) -> None:
+        await asyncio.Event().wait()
+
+    async def stop(self) -> None:
+        await self._coordinator.stop()
+        await self._listener.stop()

@@ -1,0 +1,83 @@
+"""A worker, built."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from shoal.cluster import CoreGrant, engine_environment, plan_cores, share_grant
+from shoal.config import Config, cache_folder
+from shoal.errors import ConfigError
+from shoal.messages import LoadModel
+from shoal.model_registry import Engine, ModelSpec, Source
+from shoal.node.models import configured_models
+from shoal.rpc import TcpNetwork
+from shoal.types import ModelName
+from shoal.worker.engine_process import EngineProcess
+from shoal.worker.loading import echo_runtime
+from shoal.worker.runtime import ModelRuntime
+from shoal.worker.worker import Worker
+
+
+class WorkerNode:
+    """``stop_on_eof``: end with standard input, which is a pipe that only the parent holds."""
+
+    def __init__(self, config: Config, *, stop_on_eof: bool = False) -> None:
+        specs = configured_models(config)
+        if not specs:
+            raise ConfigError("a worker needs at least one model, such as --model default", param="worker.models")
+        self._worker = Worker(config.worker, build_runtimes(config, specs), TcpNetwork())
+        self._drain_timeout = config.worker.drain_timeout
+        self._stop_on_eof = stop_on_eof
+
+    async def start(self) -> str:
+        return await self._worker.start()
+
+    async def wait_stopped(self) -> None:
+        """A worker that a coordinator has drained ends, and one whose parent has died."""
+        ends = [asyncio.ensure_future(self._worker.wait_drained())]
+        if self._stop_on_eof:
+            ends.append(asyncio.ensure_future(_end_of_stdin()))
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+
+    async def stop(self) -> None:
+        await self._worker.stop(self._drain_timeout)
+
+
+def build_runtimes(config: Config, specs: Sequence[ModelSpec]) -> dict[ModelName, ModelRuntime]:
+    """A runtime for each model: echo in this process, every real engine in one of its own."""
+    cpus = config.worker.cpus or tuple(sorted(os.sched_getaffinity(0)))
+    grant = share_grant(plan_cores(cpus, 1)[0], len(specs))
+    return {spec.name: _runtime(config, spec, grant) for spec in specs}
+
+
+def _runtime(config: Config, spec: ModelSpec, grant: CoreGrant) -> ModelRuntime:
+    if spec.source is Source.BUILT_IN and spec.target == Engine.ECHO:
+        return echo_runtime(spec.name)
+    command = LoadModel(
+        name=spec.name,
+        uri=spec.uri,
+        cache_dir=str(cache_folder(config)),
+        threads=grant.threads,
+        kv_tokens=config.engine.kv_tokens,
+        max_sequences=config.engine.max_sequences,
+    )
+    return EngineProcess(command, spec.kind, cpus=config.worker.cpus, environment=engine_environment(grant))
+
+
+async def _end_of_stdin() -> None:
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    try:
+        while await reader.read(1024):
+            pass
+    finally:
+        transport.close()

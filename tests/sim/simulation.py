@@ -1,0 +1,163 @@
+"""A whole fleet in one event loop: real coordinator, real workers, a network in memory and a clock that jumps.
+
+Only the models are scripted: a runtime that answers with numbers, one each :data:`STEP` seconds of the jumping clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from shoal.clock import ManualClockLoop
+from shoal.config import CoordinatorConfig, WorkerConfig
+from shoal.errors import EngineFailed
+from shoal.messages import Chunk, Generate, Infer, Inferred, Load, ModelInfo
+from shoal.node import Coordinator
+from shoal.rpc import MemoryNetwork
+from shoal.types import (
+    FinishReason,
+    ModelKind,
+    ModelName,
+    ModelState,
+    RequestId,
+    Sampling,
+    TextPrompt,
+    Usage,
+)
+from shoal.worker.worker import Worker
+
+MODEL = ModelName("numbers")
+STEP = 0.02  # seconds a token takes
+COORDINATOR = "coordinator:9000"
+
+
+class NumbersRuntime:
+    """Generates ``0 1 2 …``. ``running`` are the requests it computes for; ``breaks_at``: a token it fails before."""
+
+    def __init__(self, *, loads_in: float = 0.0, breaks_at: int | None = None) -> None:
+        self.running: set[RequestId] = set()
+        self.steps = 0
+        self.info = _info(ModelState.LOADING if loads_in else ModelState.READY)
+        self._loads_in = loads_in
+        self._breaks_at = breaks_at
+        self._changed: Callable[[], None] = lambda: None
+
+    def load(self) -> Load:
+        return Load(in_flight=len(self.running))
+
+    def start(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        asyncio.get_running_loop().call_later(self._loads_in, self._loaded)
+
+    def _loaded(self) -> None:
+        self.info = _info(ModelState.READY)
+        self._changed()
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+        self.running.add(request.request_id)
+        try:
+            total = request.sampling.max_tokens or 1
+            for index in range(total):
+                await asyncio.sleep(STEP)
+                self.steps += 1
+                if index == self._breaks_at:
+                    raise EngineFailed("the engine is broken")
+                last = index == total - 1
+                yield Chunk(
+                    text=f"{index} ",
+                    tokens=(index,),
+                    finish_reason=FinishReason.LENGTH if last else None,
+                    usage=Usage(1, total) if last else None,
+                )
+        finally:
+            self.running.discard(request.request_id)
+
+    async def infer(self, request: Infer) -> Inferred:
+        await asyncio.sleep(STEP)
+        return Inferred(request.inputs)
+
+    async def close(self) -> None:
+        return None
+
+
+def _info(state: ModelState) -> ModelInfo:
+    return ModelInfo(name=MODEL, kind=ModelKind.GENERATE, state=state)
+
+
+class Fleet:
+    """What a simulation holds: a coordinator, its workers by host, and the network between them."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.network = MemoryNetwork("coordinator")
+        self.coordinator = Coordinator(CoordinatorConfig(**settings), (), self.network)
+        self.workers: dict[str, Worker] = {}
+        self.runtimes: dict[str, NumbersRuntime] = {}
+        self._requests = 0
+
+    async def add_worker(self, host: str, *, capacity: int = 64, invited: bool = False, **script: Any) -> Worker:
+        """``invited``: it does not know of the coordinator, which has to call."""
+        runtime = NumbersRuntime(**script)
+        config = WorkerConfig(host=host, coordinators=() if invited else (COORDINATOR,), capacity=capacity)
+        worker = Worker(config, {MODEL: runtime}, self.network.at(host))
+        self.workers[host], self.runtimes[host] = worker, runtime
+        await worker.start()
+        return worker
+
+    async def until_ready(self, workers: int) -> None:
+        async with asyncio.timeout(30):
+            while sum(member.state == "ready" for member in self.coordinator.fleet.members()) < workers:
+                await asyncio.sleep(0.01)
+
+    async def ask(self, tokens: int = 5, *, timeout: float = 60.0) -> str:
+        """One request through the data plane; returns the text."""
+        self._requests += 1
+        request = Generate(
+            RequestId(f"request-{self._requests}"), MODEL, TextPrompt("count"), Sampling(max_tokens=tokens)
+        )
+        return "".join([chunk.text async for chunk in self.coordinator.plane.generate(request, timeout=timeout)])
+
+    def crash(self, host: str) -> None:
+        """As kill -9: its connections break and it says nothing more."""
+        self.network.faults(host).cut()
+        self.network.faults(host).partition()
+
+    def assert_nothing_is_left(self) -> None:
+        assert self.coordinator.admission.in_flight == 0
+        assert all(not runtime.running for runtime in self.runtimes.values())
+        assert all(member.sent == 0 for member in self.coordinator.fleet.members())
+
+
+@asynccontextmanager
+async def fleet(size: int = 0, **settings: Any) -> AsyncGenerator[Fleet, None]:
+    made = Fleet(**settings)
+    listener = await made.network.listen(COORDINATOR, made.coordinator.server.accept)
+    made.coordinator.start()
+    try:
+        for number in range(1, size + 1):
+            await made.add_worker(f"w{number}")
+        await made.until_ready(size)
+        yield made
+    finally:
+        listener.close()
+        await asyncio.gather(*(worker.stop() for worker in made.workers.values()))
+        await made.coordinator.stop()
+
+
+def counting(tokens: int) -> str:
+    return "".join(f"{index} " for index in range(tokens))
+
+
+def simulate(scenario: Coroutine[Any, Any, None]) -> None:
+    """Run it on a clock that jumps, and see that it leaves no task behind."""
+
+    async def run() -> None:
+        await scenario
+        for _ in range(3):  # what was cancelled last still has a step to go
+            await asyncio.sleep(0)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, f"left behind: {left}"
+
+    with asyncio.Runner(loop_factory=ManualClockLoop) as runner:
+        runner.run(run())
