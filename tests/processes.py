@@ -28,13 +28,13 @@ class Command:
     process: subprocess.Popen[str]
     log: list[str] = field(default_factory=list)
 
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """The first line of the log that matches."""
+    def wait_for(self, pattern: str, times: int = 1) -> re.Match[str]:
+        """The line of the log that matches as the first, or as number ``times``."""
         deadline = time.monotonic() + START_TIMEOUT
         while True:
-            for line in list(self.log):
-                if found := re.search(pattern, line):
-                    return found
+            found = [match for line in list(self.log) if (match := re.search(pattern, line))]
+            if len(found) >= times:
+                return found[times - 1]
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"no {pattern!r} in the log:\n{''.join(self.log)}")
             time.sleep(0.02)

@@ -15,7 +15,6 @@ from shoal.api.limits import ApiLimits
 from shoal.api.openai.errors import answer_error
 from shoal.api.plane import Plane
 from shoal.api.routing import Route, Routes
-from shoal.api.timers import Timers
 from shoal.errors import MethodNotAllowed, ModelUnavailable, ShoalError
 
 logger = logging.getLogger(__name__)
@@ -29,18 +28,17 @@ def build_app(plane: Plane, *, metrics: Callable[[], bytes], limits: ApiLimits =
 
 
 class App:
-    """An ASGI application. It belongs to one event loop; requests share nothing but its timers."""
+    """An ASGI application. Requests share nothing: each lives in its own call."""
 
     def __init__(self, routes: Sequence[Route], *, limits: ApiLimits) -> None:
         self._routes = Routes(routes)
         self._limits = limits
-        self._timers = Timers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
         else:
-            await self._serve(Exchange(scope, receive, send, limits=self._limits, timers=self._timers))
+            await self._serve(Exchange(scope, receive, send, self._limits))
 
     async def _serve(self, exchange: Exchange) -> None:
         try:

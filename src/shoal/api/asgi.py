@@ -13,7 +13,6 @@ from typing import Any
 
 from shoal.api.guards import ClientWatch, Deadline
 from shoal.api.limits import ApiLimits
-from shoal.api.timers import Timers
 from shoal.errors import Cancelled, InvalidRequest, PayloadTooLarge, RequestTimeout
 
 Scope = MutableMapping[str, Any]
@@ -40,13 +39,12 @@ class Exchange:
     The answer is either one :meth:`answer`, or any number of :meth:`send_events` and one :meth:`end_events`.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, limits: ApiLimits, timers: Timers) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: ApiLimits) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.limits = limits
         self.started = False  # the status is sent
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
-        self._timers = timers
         self._receive = receive
         self._asgi_send = send
         self._body_read = False
@@ -76,7 +74,7 @@ class Exchange:
         parts: list[bytes] = []
         size = 0
         try:
-            with Deadline(self._timers, self.limits.body_timeout):
+            with Deadline(self.limits.body_timeout):
                 while not self._body_read:
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
@@ -93,7 +91,7 @@ class Exchange:
 
     def client_watch(self) -> ClientWatch:
         """Guards a block that works for the client; enter it after the body was read."""
-        return ClientWatch(self._timers, self._receive)
+        return ClientWatch(self._receive)
 
     async def answer(
         self, status: int, body: bytes, *, content_type: bytes = JSON, headers: Sequence[Header] = ()
@@ -102,12 +100,15 @@ class Exchange:
         unread = self._has_unread_body()
         fixed = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
         closing = [(b"connection", b"close")] if unread else []
-        await self._start(status, [*fixed, *closing, *headers])
-        if unread:
-            await self._send({"type": "http.response.body", "body": body, "more_body": True})
-            await self._linger()
-            body = b""
-        await self._end(body)
+        try:
+            await self._start(status, [*fixed, *closing, *headers])
+            if unread:
+                await self._send({"type": "http.response.body", "body": body, "more_body": True})
+                await self._linger()
+                body = b""
+            await self._send({"type": "http.response.body", "body": body})
+        finally:
+            self._closed = True  # half an answer cannot be turned into another one
 
     async def send_events(self, events: bytes) -> None:
         """Send server-sent events; the first call begins the answer, so errors before it have a status."""
@@ -119,7 +120,8 @@ class Exchange:
         """Send the last events and end the answer."""
         if not self.started:
             await self._start(200, _STREAM_HEADERS)
-        await self._end(events)
+        await self._send({"type": "http.response.body", "body": events})
+        self._closed = True
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(f"the request body is larger than {self.limits.body_bytes} bytes")
@@ -133,7 +135,7 @@ class Exchange:
         """Drop what the client still sends. Closing at once would reset the connection, and many clients would
         then meet the reset before they read the answer that says why."""
         try:
-            with Deadline(self._timers, LINGER):
+            with Deadline(LINGER):
                 while (message := await self._receive())["type"] == "http.request":
                     if not message.get("more_body", False):
                         return
@@ -145,16 +147,12 @@ class Exchange:
         headers = [*headers, (b"x-request-id", self.request_id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def _end(self, body: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": body})
-        self._closed = True
-
     async def _send(self, message: dict[str, Any]) -> None:
         """Raises :class:`Cancelled` when the client does not read. A closed answer takes nothing more."""
         if self._closed:
             return
         try:
-            with Deadline(self._timers, self.limits.write_timeout):
+            with Deadline(self.limits.write_timeout):
                 await self._asgi_send(message)
         except TimeoutError:
             self._closed = True

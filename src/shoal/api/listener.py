@@ -19,6 +19,8 @@ from shoal.errors import ConfigError
 
 NATIVE = 0  # the first byte of the native preface
 FIRST_BYTE_TIMEOUT = 30.0  # seconds an accepted connection may stay silent
+HEADER_TIMEOUT = 30.0  # seconds
+STALLED_READER_TIMEOUT = 60.0  # seconds that a client may leave what was written to it unread
 BACKLOG = 2048  # connections the kernel holds for us; the Linux default limit is 4096
 
 
@@ -37,15 +39,40 @@ class _FirstByte(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
-        self.connection_lost(None)
+        self._heard()
         protocol = self._native() if data[0] == NATIVE else self._http()
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
         protocol.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._heard()
+
+    def _heard(self) -> None:
         if self._silence is not None:
             self._silence.cancel()
+
+
+class _Http(HttpToolsProtocol):
+    """uvicorn's protocol, with a bound on the time that the headers of a request take."""
+
+    _headers: asyncio.TimerHandle | None = None
+
+    def on_message_begin(self) -> None:
+        self._headers = self.loop.call_later(HEADER_TIMEOUT, self.transport.close)
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._headers_ended()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._headers_ended()
+        super().connection_lost(exc)
+
+    def _headers_ended(self) -> None:
+        if self._headers is not None:
+            self._headers.cancel()
 
 
 class _Server(uvicorn.Server):
@@ -61,7 +88,7 @@ class Listener:
 
     def __init__(self, app: Any, native: Callable[[], asyncio.Protocol], *, drain_timeout: float) -> None:
         def accept(**uvicorn_state: Any) -> asyncio.Protocol:
-            return _FirstByte(lambda: HttpToolsProtocol(**uvicorn_state), native)
+            return _FirstByte(lambda: _Http(**uvicorn_state), native)
 
         config = uvicorn.Config(
             app,
@@ -103,6 +130,9 @@ def bind(host: str, port: int) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # Connections inherit it. Without it the kernel keeps trying for a quarter of an hour.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALLED_READER_TIMEOUT * 1000))
         listening.bind((host, port))
         listening.listen(BACKLOG)
     except OSError as error:

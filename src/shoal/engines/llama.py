@@ -10,7 +10,6 @@ same bits in any company: SmolLM2's Q4_1 is one, F16 and the K quants are not.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +21,6 @@ from shoal.engines.llama_abi import AbortFlag, Batch, ContextParams, complaints,
 from shoal.engines.llama_plan import MAX_STEP_TOKENS, Part, Room, check_rows, divide, plan_calls
 from shoal.engines.llama_tokenizer import LlamaTokenizer
 from shoal.errors import EngineFailed, ModelLoadFailed
-
-logger = logging.getLogger(__name__)
 
 FLASH_ATTENTION_OFF = 0
 TO_THE_END = -1

@@ -10,13 +10,13 @@ multiples of ``CHUNK``. So:
 * Rows of one token share a call.
 
 It needs flash attention off, which adds in another order from 64 tokens a call on, and from 512 positions on where a
-row is alone; and a buffer for every sequence, so that nobody's cells lie between a row's own. On SmolLM2 in Q4_1 all
-this costs no measurable speed.
+row is alone on several threads; and a buffer for every sequence, so that nobody's cells lie between a row's own. On
+SmolLM2 in Q4_1 all this costs no measurable speed.
 
-**Where it does not hold.** Measured with weights of one type and up to 16 rows: how a prompt is cut changes no bit,
+**Where it does not hold.** Measured with weights of one type on an AVX2 build: how a prompt is cut changes no bit,
 whatever the type. Rows of one token get the same bits alone and together for Q4_0, Q4_1, Q5_0, Q8_0 and IQ4_NL; for
-Q2_K, Q3_K, Q5_K, Q6_K and IQ4_XS among up to 7 rows, for Q4_K among up to 3; for F16, BF16 and F32 a row alone
-differs from one in company. Smaller calls would mend that at a multiple of the cost of a step, so they differ.
+Q2_K, Q3_K, Q5_K, Q6_K and IQ4_XS with up to 5 rows in a step (not with 8), for Q4_K with up to 3; for F16, BF16 and
+F32 a row alone differs from one in company. Smaller calls would mend that at a multiple of the cost of a step.
 """
 
 from __future__ import annotations

@@ -61,11 +61,13 @@ class OpenVINOEngine(LanguageEngine):
 
     def _infer(self, parts: Sequence[Part]) -> Logits:
         inputs = pack(parts, self._kv.block_size)
-        for name, array in inputs.items():
-            self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
         self._broken_off = True
         try:
-            self._request.infer()
+            for name, array in inputs.items():
+                self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+            # Not infer(): on one thread that computes in the caller's and cannot be cancelled.
+            self._request.start_async()
+            self._request.wait()
         except RuntimeError as exc:
             raise EngineFailed(f"OpenVINO did not compute the step: {exc}") from exc
         self._broken_off = False

@@ -28,6 +28,7 @@ from shoal.rpc.events import (
 from shoal.rpc.inbound import Handler, Inbound
 from shoal.rpc.keepalive import Keepalive, Pulse, Verdict
 from shoal.rpc.limits import Budget
+from shoal.rpc.network import join_address
 from shoal.rpc.outbound import Answers, Outbound
 from shoal.rpc.protocol import PING_SIZE, WireProtocol
 from shoal.rpc.writer import Writer
@@ -67,6 +68,7 @@ class Connection(asyncio.Protocol):
         self._keepalive = keepalive
         self._pulse: Pulse | None = None
         self._unsent = 0  # bytes the transport held when the pulse was last felt
+        self._place = ""  # " at HOST:PORT", once it is known
         self._handshake_timeout = handshake_timeout
         self._on_closed = on_closed
         self._why: str | None = None  # why the connection is over
@@ -87,8 +89,7 @@ class Connection(asyncio.Protocol):
     @property
     def name(self) -> str:
         """The peer, for people: role, id and address, as far as they are known."""
-        address = _address(self._transport)
-        return f"{self._protocol.peer or 'a peer'}{f' at {address}' if address else ''}"
+        return f"{self._protocol.peer or 'a peer'}{self._place}"
 
     @property
     def is_closed(self) -> bool:
@@ -157,6 +158,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its class
+        if isinstance(peername := transport.get_extra_info("peername"), tuple):  # a socket pair has no addresses
+            self._place = f" at {join_address(*peername[:2])}"
         self._writer.start(self._transport)
         self._writer.write(self._protocol.begin())
         if self._handshake_timeout is not None:
@@ -282,8 +285,3 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _address(transport: asyncio.Transport | None) -> str:
-    peername = transport.get_extra_info("peername") if transport is not None else None
-    return f"{peername[0]}:{peername[1]}" if isinstance(peername, tuple) else ""

@@ -17,7 +17,7 @@ class Hello(msgspec.Struct, frozen=True):
     """Who a side is and what it accepts. The first thing each side says."""
 
     role: Literal["coordinator", "worker", "client", "engine"]
-    node_id: Annotated[str, msgspec.Meta(max_length=256)]
+    node_id: Annotated[str, msgspec.Meta(max_length=256, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]  # it gets into logs
     max_frame: Annotated[int, msgspec.Meta(ge=MIN_FRAME, le=2**32 - 1)] = MAX_FRAME  # bytes of payload
     credit: Annotated[int, msgspec.Meta(ge=1, le=2**32 - 1)] = CREDIT  # answers per stream that may come unasked
 

@@ -174,7 +174,8 @@ class WireProtocol:
         return Ponged(_ping_data(frame))
 
     def _on_goodbye(self, frame: Frame) -> Event:
-        return Parted(frame.payload.decode(errors="replace")[:MAX_REASON])
+        reason = frame.payload.decode(errors="replace")[:MAX_REASON]
+        return Parted("".join(letter if letter.isprintable() else " " for letter in reason))  # it gets into logs
 
     _RECEIVERS: Final = {
         FrameType.HELLO: _on_hello,

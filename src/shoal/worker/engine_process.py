@@ -97,11 +97,11 @@ class EngineProcess:
                 return
             pause = policy.delay(now() - began)
             extra = {"action": "engine_died", "model": self.info.name, "crashes": policy.crashes}
-            logger.error("the engine process of model '%s' %s", self.info.name, reason, extra=extra)
+            logger.error("the engine of model '%s' died: %s", self.info.name, reason, extra=extra)
             if pause is None:
                 self._set(ModelState.FAILED, f"its engine died {policy.crashes} times in a row, last: {reason}")
                 return
-            self._set(ModelState.LOADING, f"its engine {reason}; starting it again")
+            self._set(ModelState.LOADING, f"its engine died ({reason}) and is starting again")
             await asyncio.sleep(pause)
 
     async def _run_once(self) -> str:

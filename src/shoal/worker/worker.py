@@ -80,7 +80,9 @@ class Worker:
     async def start(self) -> str:
         """Listen, load, register. Returns the address; models go on loading."""
         wanted = join_address(self._config.host, self._config.port)
-        self._worker_id = self._worker_id or WorkerId(f"worker-{wanted}")
+        # With a port of its own a worker is known again after a restart.
+        name = wanted if self._config.port else self._instance[:8]
+        self._worker_id = self._worker_id or WorkerId(f"worker-{name}")
         self._server = Server(hello=self._hello(), handler=self._handle)
         self.address = await self._server.listen(self._network, wanted)
         for runtime in self._runtimes.values():

@@ -26,6 +26,7 @@ CORPUS = (
     "  leading, trailing and    inner spaces  ",
     "tabs\tand\nnew\n\nlines\r\n\r\n  \n",
     "it's we've I'LL they'D 'tis",
+    "zq zqzq  zq1 a zq",
     "1 12 123 1234567890 3.14159 1,000,000 ٣٤٥ Ⅻ ½ x²",
     "def f(x: int) -> int:\n    return x ** 2  # ¿square?\n",
     "Ünïcödé, naïve café, Straße, ΑΒΓ абв",
@@ -39,7 +40,9 @@ CORPUS = (
 
 # Planes 0 and 1 up to what every Unicode table of the last decade knows; both sides then agree on what a letter is.
 LETTERS = st.characters(max_codepoint=0x2FFF, exclude_categories=["Cs", "Cn"])
-PIECES = st.sampled_from([" ", "\n", "  ", "'s", "12", "a", "Z", "é", "<|im_end|>", "<|", "|>", "\r\n", "!", "٣", "中"])
+PIECES = st.sampled_from(
+    [" ", "\n", "  ", "'s", "12", "3456", "zq", "a", "Z", "é", "<|im_end|>", "<|", "|>", "\r\n", "!", "٣", "中"]
+)
 TEXTS = st.lists(LETTERS | PIECES, max_size=40).map("".join)
 
 
@@ -69,6 +72,7 @@ def pair(
     folder = tmp_path_factory.mktemp("vocabulary")
     metadata = {key: field.contents() for key, field in fields.items()} | {"tokenizer.ggml.pre": request.param}
     metadata.pop("tokenizer.ggml.add_bos_token")  # so that the family's default shows
+    tell_apart(metadata)
     model = load_vocabulary(write_vocabulary(folder / "vocabulary.gguf", fields, metadata))
     build_tokenizer(metadata).save(str(folder / "tokenizer.json"))
     card = ModelCard(
@@ -76,6 +80,17 @@ def pair(
     )
     yield Pair(SavedTokenizer(folder / "tokenizer.json", card), LlamaTokenizer(model))
     llama.llama_model_free(model)
+
+
+def tell_apart(metadata: dict[str, Any]) -> None:
+    """Add what shows how digits are grouped, and words that no merges lead to."""
+    digits = "0123456789"
+    merges = [f"{a} {b}" for a in digits for b in digits]
+    merges += [f"{pair.replace(' ', '')} {c}" for pair in merges for c in digits]
+    tokens = [merge.replace(" ", "") for merge in merges] + ["zq", "Ġzq"]
+    metadata["tokenizer.ggml.merges"] = metadata["tokenizer.ggml.merges"] + merges
+    metadata["tokenizer.ggml.tokens"] = metadata["tokenizer.ggml.tokens"] + tokens
+    metadata["tokenizer.ggml.token_type"] = metadata["tokenizer.ggml.token_type"] + [1] * len(tokens)
 
 
 def write_vocabulary(path: Path, fields: dict[str, Any], metadata: dict[str, Any]) -> Path:

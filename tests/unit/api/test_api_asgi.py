@@ -124,6 +124,30 @@ def test_a_client_that_does_not_read_is_left_after_the_write_deadline(client: As
     assert simulated(scenario) == pytest.approx(LIMITS.write_timeout)
 
 
+def test_a_client_that_does_not_even_read_an_error_is_left_too(client: AsgiClient) -> None:
+    async def scenario() -> None:
+        call = client.call("GET", "/nowhere", [b""])
+        call.reads = False
+        await client.run(call)  # raises nothing: a server would log a client's silence as a failure of its own
+        assert not call.ended
+
+    assert simulated(scenario) == pytest.approx(LIMITS.write_timeout)
+
+
+def test_half_an_answer_is_not_turned_into_another_when_the_server_stops(client: AsgiClient) -> None:
+    async def scenario() -> None:
+        call = client.call("GET", "/timeout", [b""])
+        call.reads = False
+        serving = asyncio.create_task(client.run(call))
+        await asyncio.sleep(1)
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        assert [message["type"] for message in call.sent] == ["http.response.start"]
+
+    assert simulated(scenario) == pytest.approx(1)
+
+
 async def test_an_answer_before_a_body_closes_the_connection_only_when_there_is_one(client: AsgiClient) -> None:
     assert "connection" not in (await client.request("GET", "/nowhere")).headers
     assert (await client.request("POST", "/nowhere", body=b"body")).headers["connection"] == "close"

@@ -192,6 +192,10 @@ def test_ping_comes_back_as_pong(pair: Pair) -> None:
     assert pair.to_left(pair.right.pong(b"12345678")) == [Ponged(b"12345678")]
 
 
+def test_a_goodbye_cannot_write_lines_of_its_own_into_a_log(pair: Pair) -> None:
+    assert pair.to_right(pair.left.goodbye("bye\nERROR\x1b[31m")) == [Parted("bye ERROR [31m")]
+
+
 def test_nothing_is_read_after_goodbye(pair: Pair) -> None:
     late = pair.left.notify([b"x"])
     goodbye = pair.left.goodbye("bye")
@@ -270,11 +274,12 @@ def test_nothing_comes_before_hello(first: FrameType) -> None:
     [
         b"\x84\xa4role\xa5thief\xa7node_id\xa1x",
         b"\x82\xa4role\xa6client\xa7node_id\xda\x01\x01" + b"x" * 257,
+        b"\x82\xa4role\xa6client\xa7node_id\xa2x\n",
         b"\x83\xa4role\xa6client\xa7node_id\xa1x\xa6credit\x00",
         b"\x83\xa4role\xa6client\xa7node_id\xa1x\xa9max_frame\x01",
         b"",
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_a_hello_that_makes_no_sense_is_refused(hello: bytes) -> None:
     (event,) = WireProtocol(LEFT, dials=False).receive_data(preface() + join(encode_frame(FrameType.HELLO, 0, [hello])))

@@ -101,12 +101,12 @@ async def _stream(exchange: Exchange, plane: Plane, job: Job, shape: Shape) -> N
     timeout = exchange.timeout
     streams = [plane.generate(request, timeout=timeout) for request in job.requests]
     with exchange.client_watch():
-      async with aclosing(merge(streams)) as chunks:
-        async for index, chunk in chunks:
-            if chunk.usage is not None:
-                usages[index] = chunk.usage
-            if events := shape.events(index, chunk):
-                await exchange.send_events(events)
+        async with aclosing(merge(streams)) as chunks:
+            async for index, chunk in chunks:
+                if chunk.usage is not None:
+                    usages[index] = chunk.usage
+                if events := shape.events(index, chunk):
+                    await exchange.send_events(events)
     tail = shape.usage_event(total(usages, job.samples)) if job.include_usage else b""
     await exchange.end_events(tail + DONE)
 
@@ -117,11 +117,11 @@ async def _whole(exchange: Exchange, plane: Plane, job: Job, shape: Shape) -> No
     timeout = exchange.timeout
     streams = [plane.generate(request, timeout=timeout) for request in job.requests]
     with exchange.client_watch():
-      async with aclosing(merge(streams)) as chunks:
-        async for index, chunk in chunks:
-            choices[index].add(chunk)
-            if chunk.usage is not None:
-                usages[index] = chunk.usage
+        async with aclosing(merge(streams)) as chunks:
+            async for index, chunk in chunks:
+                choices[index].add(chunk)
+                if chunk.usage is not None:
+                    usages[index] = chunk.usage
     await exchange.answer(200, shape.whole(choices, total(usages, job.samples)))
 
 

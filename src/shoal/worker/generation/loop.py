@@ -162,6 +162,8 @@ class GenerationLoop:
                 continue
             self._step = Step(rows)
             ended = loop.run_in_executor(self._engine_thread, self._stepper.run, self._step)
+            # The loop's next look at its sockets lets go of the interpreter, so the engine begins before the delivery.
+            await asyncio.sleep(0)
             self._deliver(news)
             outcomes = await ended
             news = self._commit(self._step, outcomes)

@@ -7,7 +7,7 @@ Wherever values tie, the lowest token id wins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -19,6 +19,7 @@ from shoal.types import Sampling, TokenId
 
 Scores = npt.NDArray[np.float64]  # one a token
 Allowed = npt.NDArray[np.bool_]  # one a token
+Indices = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +99,33 @@ def _modify(scores: Scores, draw: Draw) -> None:
 
 
 def _draw(scores: Scores, sampling: Sampling, at: float) -> TokenId:
-    """Inverse of the distribution function at ``at``, the tokens in the order of their ids."""
+    """Inverse of the distribution function at ``at``, the tokens in the order of their ids. Spends ``scores``."""
+    weights = scores  # in place: memory for a whole vocabulary costs more than the arithmetic
+    weights -= scores.max()
     with np.errstate(over="ignore"):  # a tiny temperature makes a weight zero, as it should
-        weights = np.exp((scores - scores.max()) / sampling.temperature)
-    if sampling.min_p == 0 and sampling.top_k == 0 and sampling.top_p == 1:
-        return _invert(weights, at)
-    tokens = np.flatnonzero(weights >= sampling.min_p)  # the greatest weight is 1
-    if 0 < sampling.top_k < len(tokens):
-        tokens = tokens[_largest(weights[tokens], sampling.top_k)]
+        weights /= sampling.temperature
+    np.exp(weights, out=weights)
+    tokens: Indices | None = None
+    for cut in _cuts(sampling):
+        kept = cut(weights)
+        kept.sort()
+        tokens = kept if tokens is None else tokens[kept]
+        weights = weights[kept]
+    index = _invert(weights, at)
+    return index if tokens is None else int(tokens[index])
+
+
+def _cuts(sampling: Sampling) -> Iterator[Callable[[Scores], Indices]]:
+    """Each says which of the weights stay."""
+    if sampling.min_p > 0:
+        yield lambda weights: np.flatnonzero(weights >= sampling.min_p * weights.max())
+    if sampling.top_k > 0:
+        yield lambda weights: _largest(weights, min(sampling.top_k, len(weights)))
     if sampling.top_p < 1:
-        tokens = tokens[_nucleus(weights[tokens], sampling.top_p)]
-    tokens.sort()
-    return int(tokens[_invert(weights[tokens], at)])
+        yield lambda weights: _nucleus(weights, sampling.top_p)
 
 
-def _nucleus(weights: Scores, mass: float) -> npt.NDArray[np.intp]:
+def _nucleus(weights: Scores, mass: float) -> Indices:
     """Indices of the fewest, greatest weights that hold ``mass`` of the whole."""
     total = weights.sum()
     # All that lie below this bound hold less than 1 - mass together, so the nucleus lies above it: little to sort.
@@ -122,7 +135,7 @@ def _nucleus(weights: Scores, mass: float) -> npt.NDArray[np.intp]:
     return order[: enough + 1]
 
 
-def _largest(values: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.intp]:
+def _largest(values: npt.NDArray[np.floating], count: int) -> Indices:
     """Indices of the ``count`` greatest values, best first."""
     if count <= 0:
         return np.empty(0, np.intp)

@@ -101,8 +101,8 @@ class Scheduler:
 
     def _decoding(self) -> Iterator[TokenSequence]:
         for sequence in list(self.running):
-            # An older one may have taken this one's blocks a moment ago.
-            if not sequence.prefilling and sequence in self.running and self._make_room(sequence):
+            # One that an older one has just sent back is not among them: it begins again with its prompt.
+            if not sequence.prefilling and self._make_room(sequence):
                 yield sequence
 
     def _prefilling(self) -> Iterator[TokenSequence]:

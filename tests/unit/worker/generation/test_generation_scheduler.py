@@ -29,9 +29,9 @@ def scheduler(
     return Scheduler(capabilities, Limits(step_tokens=step_tokens, max_waiting=waiting))
 
 
-def sequence(length: int, *, first: int = 1, max_length: int = 1024) -> TokenSequence:
+def sequence(length: int, *, first: int = 1, max_length: int = 1024, block_size: int = SIZE) -> TokenSequence:
     prompt = tuple(range(first, first + length))
-    return TokenSequence(prompt, Sampling(), max_length, keys=block_keys(prompt, SIZE, b""))
+    return TokenSequence(prompt, Sampling(), max_length, keys=block_keys(prompt, block_size, b""))
 
 
 def run(planner: Scheduler, steps: int = 1) -> list[Planned]:
@@ -127,6 +127,15 @@ def test_a_known_prefix_is_used_up_to_a_multiple_of_32() -> None:
     run(planner)
     planner.submit(sequence(50))
     assert shape(run(planner))[1:] == [(32, 18, True)]
+
+
+def test_a_block_is_shared_only_once_all_of_it_is_computed() -> None:
+    planner = scheduler(block_size=64, step_tokens=101, max_sequences=1)
+    first = sequence(300, block_size=64)
+    planner.submit(first)
+    run(planner)
+    assert first.computed == 96
+    assert planner.pool.match(first.keys) == first.blocks[:1]
 
 
 def test_blocks_that_decoding_filled_are_not_shared() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shoal.engines.base import Logits
 from shoal.types import Sampling
+from shoal.worker.generation import sampler
 from shoal.worker.generation.sampler import Draw, sample, uniform
 
 LOGITS = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32))
@@ -92,6 +93,25 @@ def test_a_draw_depends_on_seed_and_position_alone() -> None:
     assert together == [sample(logits[row : row + 1], draws[row : row + 1])[0] for row in range(6)]
     # A generated token counts for the position like one of the prompt: a continuation elsewhere draws the same.
     assert one(LOGITS, prompt=(0, 1, 2), output=(3,), seed=9) == one(LOGITS, prompt=(0, 1, 2, 3), seed=9)
+
+
+@pytest.mark.parametrize(("at", "token"), [(0.0, 300), (1 - 2.0**-53, 399)])
+def test_the_ends_of_the_distribution_are_possible_tokens(
+    monkeypatch: pytest.MonkeyPatch, at: float, token: int
+) -> None:
+    monkeypatch.setattr(sampler, "uniform", lambda seed, position: at)
+    allowed = np.zeros(800, np.bool_)
+    allowed[300:400] = True
+    logits = np.random.default_rng(2).normal(size=(1, 800)).astype(np.float32)
+    [sampled] = sample(logits, [Draw(Sampling(), (0,), (), allowed)])
+    assert sampled is not None
+    assert sampled.token == token
+
+
+@pytest.mark.parametrize("cut", [{"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.2}])
+def test_what_a_cut_leaves_stays_in_the_order_of_ids(monkeypatch: pytest.MonkeyPatch, cut: dict[str, Any]) -> None:
+    monkeypatch.setattr(sampler, "uniform", lambda seed, position: 0.0)
+    assert one(np.array([0, 2, 2.5, 3], np.float32), **cut) == 1
 
 
 def test_greedy_takes_the_likeliest_and_of_equals_the_first() -> None:

@@ -1,17 +1,18 @@
-"""When the client goes away, its work ends at once and nothing stays behind."""
+"""When the client goes away or takes too long, its work ends at once and nothing stays behind."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
 
 import msgspec
 import pytest
 
 from shoal.api.app import build_app
+from shoal.api.guards import GRACE, ClientWatch, Deadline
 from shoal.api.testing import AsgiClient, Call, FakePlane
-from shoal.api.watch import ClientWatch
+from shoal.clock import ManualClockLoop
 from shoal.errors import Cancelled
 from shoal.messages import Chunk, Generate
 
@@ -36,6 +37,11 @@ async def drop(plane: FakePlane, path: str, body: dict[str, Any], *, after_bytes
     call.gone.set()
     await asyncio.wait_for(serving, 5)
     return call
+
+
+def simulated(work: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=ManualClockLoop) as runner:
+        runner.run(work)
 
 
 async def nothing_stays_behind() -> bool:
@@ -72,40 +78,45 @@ async def test_leaving_cancels_an_inference() -> None:
     assert await nothing_stays_behind()
 
 
-async def test_a_client_that_stays_gets_its_answer_however_long_it_takes() -> None:
-    plane = FakePlane()
-    plane.hold.clear()
-    client = AsgiClient(build_app(plane, metrics=bytes))
-    asyncio.get_running_loop().call_later(0.02, plane.hold.set)  # long enough for the watch to have begun
-    answer = await client.request("POST", "/v1/embeddings", json={"model": "minilm", "input": "hi"})
-    assert answer.status == 200
-    assert await nothing_stays_behind()
+def test_a_client_that_stays_gets_its_answer_however_long_it_takes() -> None:
+    async def scenario() -> None:
+        plane = FakePlane()
+        plane.hold.clear()
+        client = AsgiClient(build_app(plane, metrics=bytes))
+        asyncio.get_running_loop().call_later(3600, plane.hold.set)
+        answer = await client.request("POST", "/v1/embeddings", json={"model": "minilm", "input": "hi"})
+        assert answer.status == 200
+        assert await nothing_stays_behind()
+
+    simulated(scenario())
 
 
-async def test_a_cancellation_from_outside_passes_through() -> None:
+def test_a_cancellation_from_outside_passes_through() -> None:
     async def never() -> dict[str, Any]:
         await asyncio.Event().wait()
         return {}
 
     async def guarded() -> None:
-        async with ClientWatch(never):
+        with ClientWatch(never):
             await asyncio.Event().wait()
 
-    task = asyncio.create_task(guarded())
-    await asyncio.sleep(0.01)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await nothing_stays_behind()
+    async def scenario() -> None:
+        task = asyncio.create_task(guarded())
+        await asyncio.sleep(2 * GRACE)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await nothing_stays_behind()
+
+    simulated(scenario())
 
 
 async def test_the_cancellation_of_a_watch_is_taken_back() -> None:
     async def gone() -> dict[str, Any]:
         return {"type": "http.disconnect"}
 
-    with pytest.raises(Cancelled):
-        async with ClientWatch(gone):
-            await asyncio.Event().wait()
+    with pytest.raises(Cancelled), ClientWatch(gone):
+        await asyncio.Event().wait()
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
@@ -117,7 +128,7 @@ async def test_an_error_of_the_work_wins_over_the_leaving_of_the_client() -> Non
         return {"type": "http.disconnect"}
 
     async def guarded() -> None:
-        async with ClientWatch(gone):
+        with ClientWatch(gone):
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -125,3 +136,15 @@ async def test_an_error_of_the_work_wins_over_the_leaving_of_the_client() -> Non
 
     with pytest.raises(ValueError, match="mine"):
         await guarded()
+
+
+async def test_a_deadline_ends_its_block() -> None:
+    with pytest.raises(TimeoutError), Deadline(0.01):
+        await asyncio.Event().wait()
+
+
+async def test_an_inner_deadline_does_not_end_the_outer_block() -> None:
+    with Deadline(60):
+        with pytest.raises(TimeoutError), Deadline(0.01):
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)

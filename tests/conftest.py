@@ -1,0 +1,9 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+# A busy machine makes one example slow now and then; that is not a fault of the code under test.
+settings.register_profile("shoal", deadline=None, print_blob=True)
+settings.load_profile("shoal")
