@@ -9,7 +9,7 @@ multiples of ``CHUNK``. So:
   they have when the prompt is cut there. All other calls for prompts are long enough for the other kernel.
 * Rows of one token share a call.
 
-It needs flash attention off, which adds in another order from 64 tokens a call on, and from 512 positions on where a
+It needs flash attention off, which adds in another order from 64 tokens a call on, and past 256 positions where a
 row is alone on several threads; and a buffer for every sequence, so that nobody's cells lie between a row's own. On
 SmolLM2 in Q4_1 all this costs no measurable speed.
 

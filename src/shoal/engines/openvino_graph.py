@@ -88,14 +88,21 @@ def _sample_before_head(model: ov.Model) -> None:
 
 
 def attach_kv(compiled: ov.CompiledModel, request: ov.InferRequest, *, tokens: int, spare: int) -> KvMemory:
-    """Give a request KV memory for ``tokens`` and for ``spare`` blocks more, which are not counted."""
+    """Give a request KV memory for ``tokens`` and for ``spare`` blocks more, which are not counted.
+
+    Raises :class:`~shoal.errors.ModelLoadFailed` where there is not that much memory.
+    """
     ports = [port for port in compiled.inputs if "_cache." in port.any_name]
     block_size = ports[0].partial_shape[2].get_length()
     num_blocks = -(-tokens // block_size)
     tensors = []
     for port in ports:
         _, *rest = port.partial_shape
-        tensor = ov.Tensor(port.element_type, ov.Shape([num_blocks + spare, *(size.get_length() for size in rest)]))
+        shape = ov.Shape([num_blocks + spare, *(size.get_length() for size in rest)])
+        try:
+            tensor = ov.Tensor(port.element_type, shape)
+        except (RuntimeError, MemoryError) as exc:
+            raise ModelLoadFailed(f"there is no memory for the KV of {tokens} tokens: {exc}") from exc
         request.set_tensor(port.any_name, tensor)
         tensors.append(tensor)
     return KvMemory(tuple(tensors), block_size, num_blocks)

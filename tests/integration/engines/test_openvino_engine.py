@@ -241,6 +241,11 @@ def test_a_damaged_folder_does_not_load(folder: Path, tmp_path: Path, file: str,
         OpenVINOEngine(damaged, OPTIONS)
 
 
+def test_more_memory_than_there_is_does_not_load(folder: Path) -> None:
+    with pytest.raises(ModelLoadFailed, match="no memory for the KV"):
+        OpenVINOEngine(folder, EngineOptions(kv_tokens=10**13))
+
+
 def test_another_release_of_openvino_is_refused() -> None:
     require_version(f"{OPENVINO_VERSION}-22982-releases/2026/4")
     with pytest.raises(ModelLoadFailed, match=rf"needs openvino {OPENVINO_VERSION}; found 2027\.0\.0"):

@@ -97,7 +97,8 @@ class Scheduler:
     def _row(self, sequence: TokenSequence, count: int) -> Planned:
         tokens = sequence.next_tokens(count)
         at_end = sequence.computed + len(tokens) == sequence.length
-        return Planned(sequence, Row(tokens, sequence.computed, tuple(sequence.blocks), at_end))
+        row = Row(tokens, sequence.computed, tuple(sequence.blocks), at_end, generated=not sequence.prefilling)
+        return Planned(sequence, row)
 
     def _decoding(self) -> Iterator[TokenSequence]:
         for sequence in list(self.running):
