@@ -99,10 +99,9 @@ class AsyncClient:
         ``prompt``: a text to continue, or chat messages with ``role`` and ``content``. ``sampling``: the fields of
         :class:`~shoal.types.Sampling`. Without a ``seed`` every answer is another one.
         """
-        fields = {"seed": uuid.uuid4().int >> 65, **sampling}
         try:
-            choice = msgspec.convert(fields, Sampling)
-            unknown = fields.keys() - set(Sampling.__struct_fields__)
+            choice = msgspec.convert(sampling, Sampling)
+            unknown = sampling.keys() - set(Sampling.__struct_fields__)
         except msgspec.ValidationError as error:
             raise InvalidRequest(str(error)) from error
         if unknown:

@@ -28,6 +28,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class CoordinatorConfig(_Section, frozen=True):
     host: str = "127.0.0.1"
     port: Port = 9000
+    zone: str = ""  # workers of the same zone are preferred
     workers: tuple[str, ...] = ()  # HOST:PORT of workers to call; others may register themselves
     max_in_flight: Count = 1024  # requests admitted at a time; beyond: 429
     request_timeout: Seconds = 300.0  # when the client sets no deadline
@@ -39,10 +40,12 @@ class WorkerConfig(_Section, frozen=True):
     host: str = "127.0.0.1"
     port: Port = 9001
     coordinators: tuple[str, ...] = ()  # HOST:PORT to register with; others may call
-    models: tuple[str, ...] = ()  # NAME or NAME=URI
+    models: tuple[str, ...] = ()  # NAME[@VERSION] or NAME[@VERSION]=URI
+    replicas: tuple[str, ...] = ()  # which of the file's models to load, NAME[@VERSION][#SHARD]; none: all of them
     capacity: Count = 128  # requests held at a time, running and waiting
     cpus: tuple[int, ...] = ()  # cores to stay on; none: wherever the system puts it
     zone: str = ""
+    weight: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0  # its share of the work beside others
     role: Literal["prefill", "decode", "both"] = "both"
     drain_timeout: Seconds = 30.0
 
@@ -61,9 +64,100 @@ class LogConfig(_Section, frozen=True):
     format: Literal["console", "json"] = "console"
 
 
+class PreprocConfig(_Section, frozen=True):
+    processes: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0  # for the steps before and after inference; 0: none
+
+
+class CacheConfig(_Section, frozen=True):
+    """The response cache of a coordinator, over all models that use it."""
+
+    max_bytes: Count = 64 * 2**20  # in memory
+    max_entries: Count = 65_536  # in memory
+    url: str = ""  # sqlite:///FILE keeps answers over restarts; empty: memory alone
+    max_disk_bytes: Count = 2**30
+
+
+class RegistryConfig(_Section, frozen=True):
+    url: str = ""  # embedded:///FILE keeps models and aliases over restarts; empty: memory alone
+
+
+class JobsConfig(_Section, frozen=True):
+    ttl: Seconds = 3600.0  # a finished job is kept
+    max_jobs: Count = 4096  # kept and running
+    max_bytes: Count = 256 * 2**20  # of their results together
+
+
+class TelemetryConfig(_Section, frozen=True):
+    otlp_endpoint: str = ""  # where spans go, such as http://127.0.0.1:4318; empty: no tracing
+    sample: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0  # share of the traces that begin here
+
+
+# -- what is set for each model
+
+
+class TensorConfig(_Section, frozen=True):
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class ResourceConfig(_Section, frozen=True):
+    """What one replica needs; 0: not known."""
+
+    cpus: Annotated[int, msgspec.Meta(ge=0)] = 0
+    memory_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class BatchConfig(_Section, frozen=True):
+    max_rows: Count = 32  # of one run
+    max_wait: Annotated[float, msgspec.Meta(ge=0)] = 0.005  # seconds that a request waits for company
+    max_queue_rows: Count = 1024  # waiting; beyond: 429
+    target_latency: Seconds | None = None  # seconds: fit the cost of a run and choose the size that meets this
+    buckets: tuple[
+        Count, ...
+    ] = ()  # a free dimension is padded up to the next of these, so that requests can share a run
+
+
+class ResponseCacheConfig(_Section, frozen=True):
+    ttl: Seconds = 300.0
+    any_request: bool = False  # also those whose answer is drawn at random
+
+
+class ShardConfig(_Section, frozen=True):
+    count: Count
+    by: Literal["hash", "consistent_hash", "range"] = "hash"
+    key: str = ""  # the input whose rows choose their shard; empty: the request's key does
+    bounds: tuple[str, ...] = ()  # for range: the first key of every shard but the first, in order
+
+
+#: A step's name, or one name with its options.
+StepConfig = str | dict[str, dict[str, Any]]
+
+Balancing = Literal[
+    "round_robin", "least_connections", "random", "least_latency", "power_of_two", "weighted_round_robin"
+]
+
+
 class ModelConfig(_Section, frozen=True):
-    uri: str
+    """One version of a model. The name it is under is ``NAME``, or ``NAME@VERSION`` where there are several."""
+
+    uri: str = ""  # empty: only the workers that have it know
     aliases: tuple[str, ...] = ()
+    inputs: tuple[TensorConfig, ...] = ()  # empty: what the model says itself
+    outputs: tuple[TensorConfig, ...] = ()
+    batchable: bool | None = None  # None: what the model says itself
+    quantized: bool = False
+    resources: ResourceConfig = ResourceConfig()
+    preproc: tuple[StepConfig, ...] = ()
+    postproc: tuple[StepConfig, ...] = ()
+    step_timeout: Seconds = 30.0  # of one step before or after inference
+    batching: BatchConfig = BatchConfig()
+    cache: ResponseCacheConfig | None = None  # None: off
+    coalesce: bool = False  # identical requests in flight run once
+    balancing: Balancing = "least_connections"
+    shards: ShardConfig | None = None
+    fallback: tuple[str, ...] = ()  # models to ask, in order, when this one is ready nowhere
+    timeout: Seconds | None = None  # for a request without a deadline; None: the coordinator's
 
 
 class Config(_Section, frozen=True):
@@ -71,9 +165,15 @@ class Config(_Section, frozen=True):
     worker: WorkerConfig = WorkerConfig()
     serve: ServeConfig = ServeConfig()
     engine: EngineConfig = EngineConfig()
+    preproc: PreprocConfig = PreprocConfig()
+    cache: CacheConfig = CacheConfig()
+    registry: RegistryConfig = RegistryConfig()
+    jobs: JobsConfig = JobsConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     log: LogConfig = LogConfig()
     cache_dir: str = ""  # where models are kept; empty: the user's cache folder
     models: dict[str, ModelConfig] = {}
+    aliases: dict[str, str | dict[str, Count]] = {}  # to NAME, NAME@VERSION, or several of them with weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +190,11 @@ def leaves(struct: type[msgspec.Struct] = Config, prefix: str = "") -> Iterator[
             yield from leaves(field.type, f"{path}.")
         else:
             yield path, field
+
+
+def is_table(field: msgspec.structs.FieldInfo) -> bool:
+    """Is it a table of names? Such a one can be given in a file alone."""
+    return getattr(field.type, "__origin__", None) is dict
 
 
 def value_at(config: Config, path: str) -> Any:
@@ -119,7 +224,7 @@ def load(
         if path in given:
             _put(tree, path, given[path])
             origins[path] = "flag"
-        elif (name := variable(path)) in environment and path != "models":
+        elif (name := variable(path)) in environment and not is_table(field):
             _put(tree, path, _parse(environment[name], field, name))
             origins[path] = name
         else:

@@ -7,13 +7,17 @@ never clock readings: the clocks of two machines differ.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from shoal.types import (
+    FIRST_VERSION,
     Array,
     CoordinatorId,
     FinishReason,
     Grammar,
+    ModelId,
     ModelKind,
     ModelName,
     ModelState,
@@ -24,6 +28,7 @@ from shoal.types import (
     TokenId,
     TokenLogprob,
     Usage,
+    Version,
     WorkerId,
     WorkerState,
 )
@@ -44,6 +49,11 @@ class Generate(Message, frozen=True):
     prompt: Prompt
     sampling: Sampling
     grammar: Grammar | None = None
+    output: tuple[TokenId, ...] = ()  # tokens that the client has already: the answer goes on behind them
+    version: Version | None = None  # None: the one that is live
+    tenant: str = ""
+    priority: int = 0  # the higher, the sooner
+    trace: str = ""  # W3C traceparent of the span that sent it
 
 
 class Chunk(Message, frozen=True):
@@ -57,15 +67,22 @@ class Chunk(Message, frozen=True):
 
 
 class Infer(Message, frozen=True):
-    """Answered by one :class:`Inferred`."""
+    """Answered by one :class:`Inferred`, or by several from a model that streams."""
 
     request_id: RequestId
     model: ModelName
     inputs: dict[str, Array]
+    version: Version | None = None  # None: the one that is live
+    tenant: str = ""
+    priority: int = 0  # the higher, the sooner
+    trace: str = ""  # W3C traceparent of the span that sent it
+    key: str = ""  # what chooses the shard, where no input does
+    shard: int | None = None  # which part of the model's key space these rows belong to, once it is known
 
 
 class Inferred(Message, frozen=True):
     outputs: dict[str, Array]
+    last: bool = True
 
 
 class ListModels(Message, frozen=True):
@@ -85,11 +102,17 @@ class ModelInfo(Message, frozen=True):
     name: ModelName
     kind: ModelKind
     state: ModelState
-    version: str = "1"
+    version: Version = FIRST_VERSION
     reason: str = ""  # why it failed
     context_length: int = 0  # tokens; 0 for tensor models
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    batchable: bool = True  # may several requests share a run?
+    shard: int | None = None  # the part of the key space it holds; None: all of it
+
+    @property
+    def id(self) -> ModelId:
+        return ModelId(self.name, self.version)
 
 
 class Load(Message, frozen=True):
@@ -150,6 +173,23 @@ class Drain(Message, frozen=True):
     timeout: float  # seconds
 
 
+class Deploy(Message, frozen=True):
+    """Coordinator to worker: have this model. Answered by :class:`Ack` once it is ready, or by what stopped it."""
+
+    name: ModelName
+    version: Version
+    settings: dict[str, Any]  # a ``ModelConfig`` as plain values
+    shard: int | None = None
+
+
+class Undeploy(Message, frozen=True):
+    """Coordinator to worker: finish what runs on this model, then let it go. Answered by :class:`Ack`."""
+
+    name: ModelName
+    version: Version
+    timeout: float  # seconds for what runs
+
+
 class Ack(Message, frozen=True):
     pass
 
@@ -161,11 +201,13 @@ class LoadModel(Message, frozen=True):
     """The first message to an engine process; answered by a :class:`ModelInfo` once loaded, or by what stopped it."""
 
     name: ModelName
-    uri: str
+    version: Version
+    settings: dict[str, Any]  # a ``ModelConfig`` as plain values
     cache_dir: str
     threads: int
     kv_tokens: int
     max_sequences: int
+    shard: int | None = None
 
 
 class LoadReport(Message, frozen=True):
@@ -174,5 +216,18 @@ class LoadReport(Message, frozen=True):
     load: Load
 
 
-Request = Generate | Infer | ListModels | Invite | Register | Status | Deregister | Drain | LoadModel | LoadReport
+Request = (
+    Generate
+    | Infer
+    | ListModels
+    | Invite
+    | Register
+    | Status
+    | Deregister
+    | Drain
+    | Deploy
+    | Undeploy
+    | LoadModel
+    | LoadReport
+)
 Answer = Chunk | Inferred | ModelList | Registered | Ack | ModelInfo

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, NewType
+from typing import Annotated, Any, Literal, NamedTuple, NewType
 
 import msgspec
 import numpy as np
@@ -13,12 +13,26 @@ RequestId = NewType("RequestId", str)
 WorkerId = NewType("WorkerId", str)
 CoordinatorId = NewType("CoordinatorId", str)
 ModelName = NewType("ModelName", str)
+Version = NewType("Version", str)
 
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
 TokenId = int
 
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+FIRST_VERSION = Version("1")  # of a model whose version nobody named
+
+
+class ModelId(NamedTuple):
+    """One immutable build of a model, written ``NAME@VERSION``."""
+
+    name: ModelName
+    version: Version = FIRST_VERSION
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
 
 
 class FinishReason(StrEnum):
@@ -78,7 +92,7 @@ class Sampling(msgspec.Struct, frozen=True):
     """How tokens are chosen. The defaults are OpenAI's; what OpenAI lacks is named as vLLM names it.
 
     A draw depends on ``seed`` and the token's position alone, never on a generator's state, so a continuation
-    is the same wherever it runs.
+    is the same wherever it runs. Who gives none gets one from the coordinator.
     """
 
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None  # None: until the context is full
@@ -90,7 +104,7 @@ class Sampling(msgspec.Struct, frozen=True):
     frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0
     logit_bias: dict[TokenId, float] = {}
-    seed: int = 0
+    seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None  # alternatives a token; None: off

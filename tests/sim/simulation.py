@@ -14,10 +14,12 @@ from shoal.clock import ManualClockLoop
 from shoal.config import CoordinatorConfig, WorkerConfig
 from shoal.errors import EngineFailed
 from shoal.messages import Chunk, Generate, Infer, Inferred, Load, ModelInfo
+from shoal.model_registry import Registry
 from shoal.node import Coordinator
 from shoal.rpc import MemoryNetwork
 from shoal.types import (
     FinishReason,
+    ModelId,
     ModelKind,
     ModelName,
     ModelState,
@@ -91,7 +93,7 @@ class Fleet:
 
     def __init__(self, **settings: Any) -> None:
         self.network = MemoryNetwork("coordinator")
-        self.coordinator = Coordinator(CoordinatorConfig(**settings), (), self.network)
+        self.coordinator = Coordinator(CoordinatorConfig(**settings), Registry(), self.network)
         self.workers: dict[str, Worker] = {}
         self.runtimes: dict[str, NumbersRuntime] = {}
         self._requests = 0
@@ -100,7 +102,7 @@ class Fleet:
         """``invited``: it does not know of the coordinator, which has to call."""
         runtime = NumbersRuntime(**script)
         config = WorkerConfig(host=host, coordinators=() if invited else (COORDINATOR,), capacity=capacity)
-        worker = Worker(config, {MODEL: runtime}, self.network.at(host))
+        worker = Worker(config, {ModelId(MODEL): runtime}, self.network.at(host))
         self.workers[host], self.runtimes[host] = worker, runtime
         await worker.start()
         return worker

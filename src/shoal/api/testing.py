@@ -38,7 +38,7 @@ async def speak(request: Generate) -> AsyncGenerator[Chunk, None]:
     if len(str(request.prompt)) > CONTEXT:
         raise ContextLengthExceeded("the prompt is too long")
     wanted = sampling.max_tokens or 24
-    tokens = list(_json_tokens() if request.grammar else _words(sampling.seed, sampling.temperature))[:wanted]
+    tokens = list(_json_tokens() if request.grammar else _words(sampling.seed or 0, sampling.temperature))[:wanted]
     text = "".join(tokens)
     cuts = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
     end = min(cuts, default=len(text))

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from shoal.config import Settings, leaves, load, value_at, variable
+from shoal.config import Settings, is_table, leaves, load, value_at, variable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,14 +42,14 @@ def config(file: Path | None, log_level: str | None, log_format: str | None, as_
     A flag wins over an environment variable, that over the file, that over the default.
     """
     found = settings(file, log_level, log_format)
-    rows = [(path, value_at(found.config, path), found.origins[path]) for path, _ in leaves()]
+    rows = [(path, field, value_at(found.config, path), found.origins[path]) for path, field in leaves()]
     if as_json:
-        tree = {path: {"value": _plain(value), "origin": origin} for path, value, origin in rows}
+        tree = {path: {"value": _plain(value), "origin": origin} for path, _, value, origin in rows}
         click.echo(json.dumps(tree, indent=2))
         return
     table = Table("setting", "value", "from", "environment variable", box=None)
-    for path, value, origin in rows:
-        table.add_row(path, json.dumps(_plain(value)), origin, "" if path == "models" else variable(path))
+    for path, field, value, origin in rows:
+        table.add_row(path, json.dumps(_plain(value)), origin, "" if is_table(field) else variable(path))
     Console(width=None if Console().is_terminal else 140).print(table)
 
 

@@ -15,7 +15,7 @@ from shoal.errors import Overloaded, ProtocolError
 from shoal.load_balancer import Replica
 from shoal.messages import Load, ModelInfo, Register, Status
 from shoal.router import Candidate
-from shoal.types import ModelName, WorkerId, WorkerState
+from shoal.types import ModelId, WorkerId, WorkerState
 
 _STARTING, _READY, _OVERLOADED = WorkerState.STARTING, WorkerState.READY, WorkerState.OVERLOADED
 _DRAINING, _GONE = WorkerState.DRAINING, WorkerState.GONE
@@ -48,7 +48,7 @@ class Member:
         self.registration = registration
         self.state = registration.state
         self.reason = ""  # why it has gone
-        self.models: Mapping[ModelName, ModelInfo] = {info.name: info for info in registration.models}
+        self.models: Mapping[ModelId, ModelInfo] = {info.id: info for info in registration.models}
         self.load = Load()  # as it last told
         self.heard = now  # when it last did
         self.sent = 0  # requests this coordinator has there
@@ -125,7 +125,7 @@ class Membership:
         member.move(message.state)
         if member.state is _GONE:
             self._retire(member, "it stopped")
-        member.models = {info.name: info for info in message.models}
+        member.models = {info.id: info for info in message.models}
         member.told(message.load, now)
         return True
 
@@ -145,7 +145,7 @@ class Membership:
 
     # -- for the router
 
-    def candidates(self, model: ModelName, now: float) -> Sequence[Candidate]:
+    def candidates(self, model: ModelId, now: float) -> Sequence[Candidate]:
         """Every worker that has the model, those that have just gone last."""
         return [
             _candidate(member, info, now)

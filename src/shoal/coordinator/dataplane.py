@@ -1,11 +1,11 @@
 """The data plane: the only door for requests, whichever surface they came through.
 
-Admit, route, send, and, as long as nothing of an answer has gone out, try the next worker when one fails.
+Admit, find the model, check, and hand on to the dispatcher.
 """
 
 from __future__ import annotations
 
-import logging
+import random
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import ExitStack, aclosing, contextmanager
@@ -15,30 +15,27 @@ import msgspec
 
 from shoal.clock import now
 from shoal.coordinator.admission import Admission
+from shoal.coordinator.dispatch import Dispatcher
 from shoal.coordinator.fleet import Fleet
-from shoal.coordinator.observation import Observation, is_last, observed
+from shoal.coordinator.observation import observed
 from shoal.errors import InvalidRequest, ShoalError, WorkerLost
-from shoal.load_balancer import Health, Outcome, Policy
 from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec, Registry
-from shoal.router import route
 from shoal.telemetry import CoordinatorMetrics
-from shoal.types import ModelKind, WorkerId
-
-logger = logging.getLogger(__name__)
-
-MAX_ATTEMPTS = 3  # workers one request is sent to, one after the other
+from shoal.types import ModelKind
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model that clients may ask for."""
+    """A version of a model that clients may ask for."""
 
     name: str
     kind: ModelKind
     ready: bool  # at least one worker can run it now
     created: int  # seconds since 1970
     aliases: tuple[str, ...] = ()
+    version: str = "1"
+    live: bool = True  # the version that answers to the bare name
 
 
 class DataPlane:
@@ -47,19 +44,17 @@ class DataPlane:
         *,
         registry: Registry,
         fleet: Fleet,
-        health: Health,
-        policy: Policy,
+        dispatcher: Dispatcher,
         admission: Admission,
         metrics: CoordinatorMetrics,
         request_timeout: float,
     ) -> None:
         self._registry = registry
         self._fleet = fleet
-        self._health = health
-        self._policy = policy
+        self._dispatcher = dispatcher
         self._admission = admission
         self._metrics = metrics
-        self._request_timeout = request_timeout  # seconds, for a client that sets no deadline
+        self._request_timeout = request_timeout  # seconds, for a client and a model that set no deadline
         self._created = int(time.time())
 
     def models(self) -> Sequence[ServedModel]:
@@ -67,9 +62,11 @@ class DataPlane:
             ServedModel(
                 name=spec.name,
                 kind=spec.kind,
-                ready=self._fleet.is_ready(spec.name),
+                ready=self._fleet.is_ready(spec.id),
                 created=self._created,
                 aliases=self._registry.aliases(spec),
+                version=spec.version,
+                live=self._registry.is_live(spec.id),
             )
             for spec in self._registry.list()
         ]
@@ -77,35 +74,43 @@ class DataPlane:
     def ready(self) -> bool:
         """Is every model that is known ready on at least one worker, and may requests come in?"""
         specs = self._registry.list()
-        return not self._admission.closed and bool(specs) and all(self._fleet.is_ready(spec.name) for spec in specs)
+        return not self._admission.closed and bool(specs) and all(self._fleet.is_ready(spec.id) for spec in specs)
 
     async def generate(self, request: Generate, *, timeout: float | None = None) -> AsyncGenerator[Chunk, None]:
         """The answer in chunks; the last has a finish reason. Closing the generator stops the computing.
 
-        Raises :class:`ShoalError`; before the first chunk only after every worker that could help was tried.
+        Raises :class:`ShoalError`.
         """
-        async with aclosing(self._dispatch(request, ModelKind.GENERATE, timeout)) as answers:
+        async with aclosing(self._answer(request, ModelKind.GENERATE, timeout)) as answers:
             async for answer in answers:
                 assert isinstance(answer, Chunk)
                 yield answer
 
-    async def infer(self, request: Infer, *, timeout: float | None = None) -> Inferred:
-        """Run a tensor model once. Raises :class:`ShoalError`."""
-        async with aclosing(self._dispatch(request, ModelKind.TENSOR, timeout)) as answers:
+    async def infer_stream(self, request: Infer, *, timeout: float | None = None) -> AsyncGenerator[Inferred, None]:
+        """Run a tensor model; the last part of the answer says that it is the last. Raises :class:`ShoalError`."""
+        async with aclosing(self._answer(request, ModelKind.TENSOR, timeout)) as answers:
             async for answer in answers:
                 assert isinstance(answer, Inferred)
+                yield answer
+
+    async def infer(self, request: Infer, *, timeout: float | None = None) -> Inferred:
+        """Run a tensor model that answers once. Raises :class:`ShoalError`."""
+        async with aclosing(self.infer_stream(request, timeout=timeout)) as answers:
+            async for answer in answers:
+                if not answer.last:
+                    raise InvalidRequest(f"model '{request.model}' streams its answer: ask for a stream", param="model")
                 return answer
         raise WorkerLost("the worker ended without an answer")
 
-    async def _dispatch(
+    async def _answer(
         self, request: Generate | Infer, kind: ModelKind, timeout: float | None
     ) -> AsyncGenerator[Answer, None]:
-        deadline = now() + (timeout or self._request_timeout)
         with self._let_in(), observed(self._metrics, request.model) as observation:
-            spec = self._registry.resolve(request.model)
+            spec = self._find(request)
             _check_kind(spec, kind)
-            request = msgspec.structs.replace(request, model=spec.name)
-            async with aclosing(self._attempts(request, spec, deadline, observation)) as answers:
+            deadline = now() + (timeout or spec.settings.timeout or self._request_timeout)
+            request = _complete(request, spec)
+            async with aclosing(self._dispatcher.answer(request, spec, deadline, observation)) as answers:
                 async for answer in answers:
                     observation.answered(answer)
                     yield answer
@@ -120,66 +125,18 @@ class DataPlane:
                 raise
             yield
 
-    async def _attempts(
-        self, request: Generate | Infer, spec: ModelSpec, deadline: float, observation: Observation
-    ) -> AsyncGenerator[Answer, None]:
-        tried: set[WorkerId] = set()
-        last: ShoalError | None = None
-        while True:
-            try:
-                decision = route(
-                    spec.name,
-                    registry=self._registry,
-                    fleet=self._fleet,
-                    health=self._health,
-                    policy=self._policy,
-                    now=now(),
-                    excluded=tried,
-                )
-            except ShoalError as error:
-                raise last or error from error
-            observation.routed(decision.policy, decision.reason)
-            sent_on = False
-            try:
-                async with aclosing(self._ask(decision.worker_id, request, deadline)) as answers:
-                    async for answer in answers:
-                        sent_on = True
-                        yield answer
-                return
-            except ShoalError as error:
-                tried.add(decision.worker_id)
-                if sent_on or not error.retryable or len(tried) >= MAX_ATTEMPTS or now() >= deadline:
-                    raise
-                last = error
-                self._metrics.retried(error.code)
-                logger.warning(
-                    "request %s failed on %s, trying another worker: %s",
-                    request.request_id,
-                    decision.worker_id,
-                    error.message,
-                    extra={"action": "retry", "request_id": request.request_id, "code": error.code},
-                )
+    def _find(self, request: Generate | Infer) -> ModelSpec:
+        name = request.model if request.version is None else f"{request.model}@{request.version}"
+        return self._registry.resolve(name, key=request.request_id)
 
-    async def _ask(
-        self, worker_id: WorkerId, request: Generate | Infer, deadline: float
-    ) -> AsyncGenerator[Answer, None]:
-        """One worker's answers. What the outcome says about the worker's health is noted on every way out."""
-        attempt = self._health.begin(worker_id, now())
-        outcome = Outcome.ABANDONED
-        try:
-            with self._fleet.occupy(worker_id) as connection:
-                async with connection.stream(request, timeout=deadline - now()) as answers:
-                    async for answer in answers:
-                        if is_last(answer):
-                            outcome = Outcome.SUCCESS
-                        yield answer
-                    if outcome is not Outcome.SUCCESS:
-                        raise WorkerLost(f"worker {worker_id} ended the answer before its end")
-        except ShoalError as error:
-            outcome = Outcome.FAILURE if error.fault == "server" else Outcome.SUCCESS
-            raise
-        finally:
-            self._health.end(attempt, outcome, now())
+
+def _complete(request: Generate | Infer, spec: ModelSpec) -> Generate | Infer:
+    """The request as workers get it: with the model's own name, and with a seed, so that it can be computed again."""
+    request = msgspec.structs.replace(request, model=spec.name, version=spec.version)
+    if isinstance(request, Generate) and request.sampling.seed is None:
+        seeded = msgspec.structs.replace(request.sampling, seed=random.getrandbits(63))
+        return msgspec.structs.replace(request, sampling=seeded)
+    return request
 
 
 def _check_kind(spec: ModelSpec, kind: ModelKind) -> None:

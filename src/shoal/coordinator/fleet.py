@@ -17,7 +17,7 @@ from shoal.model_registry import Registry
 from shoal.router import Candidate
 from shoal.rpc import Connection, Dialer, Handler, Hello, Network
 from shoal.telemetry import CoordinatorMetrics
-from shoal.types import CoordinatorId, ModelName, ModelState, WorkerId, WorkerState
+from shoal.types import CoordinatorId, ModelId, ModelState, WorkerId, WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -118,10 +118,10 @@ class Fleet:
 
     # -- for the data plane
 
-    def candidates(self, model: ModelName, now: float) -> Sequence[Candidate]:
+    def candidates(self, model: ModelId, now: float) -> Sequence[Candidate]:
         return self._membership.candidates(model, now)
 
-    def is_ready(self, model: ModelName) -> bool:
+    def is_ready(self, model: ModelId) -> bool:
         return any(
             candidate.model_state is ModelState.READY
             and candidate.replica.state in (WorkerState.READY, WorkerState.OVERLOADED)

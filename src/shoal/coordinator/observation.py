@@ -8,12 +8,14 @@ from contextlib import contextmanager
 
 from shoal.clock import now
 from shoal.errors import Cancelled, ShoalError
-from shoal.messages import Answer, Chunk
+from shoal.messages import Answer, Chunk, Inferred
 from shoal.telemetry import CoordinatorMetrics
 
 
 def is_last(answer: Answer) -> bool:
-    return not isinstance(answer, Chunk) or answer.finish_reason is not None
+    if isinstance(answer, Chunk):
+        return answer.finish_reason is not None
+    return not isinstance(answer, Inferred) or answer.last
 
 
 class Observation:

@@ -1,7 +1,14 @@
 """Which models there are, under which names, and what is known of each before it is loaded."""
 
-from shoal.model_registry.arguments import BUILT_IN, DEFAULT_ALIAS, classify, parse_model_argument
-from shoal.model_registry.registry import MAX_MODELS, Registry
+from shoal.model_registry.arguments import (
+    BUILT_IN,
+    DEFAULT_ALIAS,
+    classify,
+    make_spec,
+    parse_model_argument,
+    parse_model_id,
+)
+from shoal.model_registry.registry import MAX_MODELS, Registry, Weights
 from shoal.model_registry.spec import Engine, ModelSpec, Source
 
 __all__ = [
@@ -12,6 +19,9 @@ __all__ = [
     "ModelSpec",
     "Registry",
     "Source",
+    "Weights",
     "classify",
+    "make_spec",
     "parse_model_argument",
+    "parse_model_id",
 ]

@@ -1,4 +1,4 @@
-"""``NAME[=URI]``, as it is written on a command line or in the configuration, to a :class:`ModelSpec`.
+"""``NAME[@VERSION][=URI]``, as on a command line or in the configuration, to a :class:`ModelSpec`.
 
 A URI may end in options: ``models/fish.gguf?engine=llama``.
 """
@@ -6,16 +6,19 @@ A URI may end in options: ``models/fish.gguf?engine=llama``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import parse_qsl
 
+import msgspec
+
+from shoal.config import ModelConfig, TensorConfig
 from shoal.errors import ConfigError
 from shoal.model_registry.spec import Engine, ModelSpec, Source
-from shoal.types import ModelKind, ModelName
+from shoal.types import DTYPES, FIRST_VERSION, ModelKind, ModelName, TensorSpec, Version
 
 DEFAULT_ALIAS: Final = ModelName("default")
 DEFAULT_MODEL: Final = "smollm2"  # what ``shoal serve default`` loads
@@ -27,14 +30,13 @@ class Family:
 
     kind: ModelKind
     engines: tuple[Engine, ...]  # that can run it
-    batchable: bool = True
 
 
 BUILT_IN: Final[Mapping[str, Family]] = MappingProxyType(
     {
         "smollm2": Family(ModelKind.GENERATE, (Engine.OPENVINO, Engine.LLAMA)),
         "minilm": Family(ModelKind.TENSOR, (Engine.ONNX, Engine.OPENVINO)),
-        "echo": Family(ModelKind.TENSOR, (Engine.ECHO,), batchable=False),
+        "echo": Family(ModelKind.TENSOR, (Engine.ECHO,)),
     }
 )
 _FAMILIES: Final[Mapping[Source, Family]] = {
@@ -49,33 +51,61 @@ _FORMS = (
     "package.module:Class, or openai+http://HOST:PORT"
 )
 # Names stand in URLs, metrics and file names, so they hold nothing that means something there.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[A-Za-z0-9][A-Za-z0-9._-]{0,31})?")
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
 _SUFFIXES = {".gguf": Source.GGUF, ".onnx": Source.ONNX}
 
 
 def parse_model_argument(argument: str) -> ModelSpec:
-    """Read ``NAME``, ``NAME=URI`` or ``URI``. Raises :class:`ConfigError` that says what was expected.
+    """Read ``NAME``, ``NAME=URI`` or ``URI``, with ``@VERSION`` behind the NAME where it matters.
 
-    Without a NAME, a built-in model keeps its own and a file gives it its stem.
+    Raises :class:`ConfigError` that says what was expected. Without a NAME, a built-in model keeps its own and a file
+    gives it its stem.
     """
     before, equals, after = argument.partition("=")
     # An equals sign behind anything but a name belongs to the URI: a folder, or an option.
-    name, uri = (before, after) if equals and _NAME.fullmatch(before) else ("", argument)
-    target, question, options = uri.partition("?")
+    if equals and _ID.fullmatch(before):
+        return make_spec(before, ModelConfig(uri=after))
+    target, question, options = argument.partition("?")
+    bare, at, version = target.partition("@")
+    if bare in BUILT_IN or bare == DEFAULT_ALIAS:
+        name = DEFAULT_MODEL if bare == DEFAULT_ALIAS else bare
+        return make_spec(name + at + version, ModelConfig(uri=name + question + options))
+    return make_spec(_own_name(classify(target), target), ModelConfig(uri=argument))
+
+
+def make_spec(model_id: str, settings: ModelConfig) -> ModelSpec:
+    """The model called ``NAME`` or ``NAME@VERSION`` with these settings. Raises :class:`ConfigError`."""
+    name, version = parse_model_id(model_id)
+    target, question, options = settings.uri.partition("?")
     if target == DEFAULT_ALIAS:
         target = DEFAULT_MODEL
+        settings = msgspec.structs.replace(settings, uri=target + question + options)
     source = classify(target)
     family = BUILT_IN[target] if source is Source.BUILT_IN else _FAMILIES[source]
     return ModelSpec(
-        name=_check_name(name or _own_name(source, target), argument),
+        name=name,
+        version=version or FIRST_VERSION,
         kind=family.kind,
-        uri=target + question + options,
         source=source,
-        engine=_engine(options, family, argument) if question else Engine.AUTO,
-        batchable=family.batchable,
+        engine=_engine(options, family, settings.uri) if question else Engine.AUTO,
+        settings=settings,
+        inputs=_tensors(settings.inputs, model_id),
+        outputs=_tensors(settings.outputs, model_id),
     )
+
+
+def parse_model_id(text: str) -> tuple[ModelName, Version | None]:
+    """Read ``NAME`` or ``NAME@VERSION``. Raises :class:`ConfigError`."""
+    if not _ID.fullmatch(text):
+        raise ConfigError(
+            f"'{text[:200]}' cannot be a model's name; put NAME= before the URI, with a NAME of at most 64 letters, "
+            "digits, dots, dashes and underscores, and @VERSION of the same kind behind it where there are several",
+            param="model",
+        )
+    name, _, version = text.partition("@")
+    return ModelName(name), Version(version) if version else None
 
 
 def classify(target: str) -> Source:
@@ -109,14 +139,14 @@ def _own_name(source: Source, target: str) -> str:
     raise ConfigError(f"'{target}' needs a name: NAME={target}", param="model")
 
 
-def _check_name(name: str, argument: str) -> ModelName:
-    if _NAME.fullmatch(name):
-        return ModelName(name)
-    raise ConfigError(
-        f"'{argument}': the model cannot be called '{name}'; put NAME= before it, with a NAME of at most 64 letters, "
-        "digits, dots, dashes and underscores",
-        param="model",
-    )
+def _tensors(tensors: Sequence[TensorConfig], model_id: str) -> tuple[TensorSpec, ...]:
+    for tensor in tensors:
+        if tensor.dtype not in DTYPES:
+            raise ConfigError(
+                f"model '{model_id}': tensor '{tensor.name}' cannot be {tensor.dtype}; there are {', '.join(DTYPES)}",
+                param="dtype",
+            )
+    return tuple(TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors)
 
 
 def _engine(options: str, family: Family, argument: str) -> Engine:

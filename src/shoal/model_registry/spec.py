@@ -6,8 +6,8 @@ from enum import StrEnum
 
 import msgspec
 
-from shoal.messages import Resources
-from shoal.types import ModelKind, ModelName, TensorSpec
+from shoal.config import ModelConfig
+from shoal.types import FIRST_VERSION, ModelId, ModelKind, ModelName, TensorSpec, Version
 
 
 class Source(StrEnum):
@@ -31,21 +31,22 @@ class Engine(StrEnum):
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One version of a model."""
+    """One version of a model, as far as it is known before anything is loaded."""
 
     name: ModelName
     kind: ModelKind
-    uri: str = ""  # as it was written, options included; empty: only the workers that have the model know
-    source: Source | None = None  # None: as above
-    version: str = "1"
+    version: Version = FIRST_VERSION
+    source: Source | None = None  # None: only the workers that have the model know
     engine: Engine = Engine.AUTO
-    aliases: tuple[ModelName, ...] = ()
+    settings: ModelConfig = ModelConfig()
     inputs: tuple[TensorSpec, ...] = ()  # what a tensor model takes; empty: not known before it is loaded
-    batchable: bool = True  # may several requests share a run?
-    quantized: bool = False
-    resources: Resources = Resources()  # what one replica needs; 0: not known
+    outputs: tuple[TensorSpec, ...] = ()
+
+    @property
+    def id(self) -> ModelId:
+        return ModelId(self.name, self.version)
 
     @property
     def target(self) -> str:
         """The URI without its options: the file, the name, the class or the address."""
-        return self.uri.partition("?")[0]
+        return self.settings.uri.partition("?")[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry
 
@@ -14,11 +13,12 @@ from shoal.api.listener import Listener
 from shoal.config import Config, CoordinatorConfig
 from shoal.coordinator.admission import Admission
 from shoal.coordinator.dataplane import DataPlane
+from shoal.coordinator.dispatch import Dispatcher
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.native import NativeSurface
 from shoal.load_balancer import Health, LeastConnections
-from shoal.model_registry import ModelSpec, Registry
-from shoal.node.models import configured_models
+from shoal.model_registry import Registry
+from shoal.node.models import configured_aliases, configured_models
 from shoal.rpc import Hello, Network, Server, TcpNetwork
 from shoal.telemetry import CoordinatorMetrics
 from shoal.types import CoordinatorId
@@ -29,11 +29,15 @@ logger = logging.getLogger(__name__)
 class Coordinator:
     """Everything of a coordinator but HTTP, over any network: what a simulation runs too."""
 
-    def __init__(self, settings: CoordinatorConfig, models: Iterable[ModelSpec], network: Network) -> None:
+    def __init__(
+        self,
+        settings: CoordinatorConfig,
+        registry: Registry,
+        network: Network,
+    ) -> None:
         self._settings = settings
         self._network = network
         name = CoordinatorId(f"coordinator-{uuid.uuid4().hex[:8]}")
-        registry = Registry(models)
         health = Health()
         self.metrics = CoordinatorMetrics(CollectorRegistry(), is_known=registry.__contains__)
         self.admission = Admission(settings.max_in_flight)
@@ -47,8 +51,7 @@ class Coordinator:
         self.plane = DataPlane(
             registry=registry,
             fleet=self.fleet,
-            health=health,
-            policy=LeastConnections(),
+            dispatcher=Dispatcher(fleet=self.fleet, health=health, policy=LeastConnections(), metrics=self.metrics),
             admission=self.admission,
             metrics=self.metrics,
             request_timeout=settings.request_timeout,
@@ -74,7 +77,9 @@ class CoordinatorNode:
 
     def __init__(self, config: Config) -> None:
         self._settings = config.coordinator
-        self._coordinator = Coordinator(config.coordinator, configured_models(config), TcpNetwork())
+        self._coordinator = Coordinator(
+            config.coordinator, Registry(configured_models(config), configured_aliases(config)), TcpNetwork()
+        )
         app = build_app(self._coordinator.plane, metrics=self._coordinator.metrics.render)
         self._listener = Listener(app, self._coordinator.server.accept, drain_timeout=self._settings.drain_timeout)
 

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+import msgspec
+
 from shoal.cluster import CoreGrant, engine_environment, plan_cores, share_grant
 from shoal.config import Config, cache_folder
 from shoal.errors import ConfigError
@@ -14,7 +16,7 @@ from shoal.messages import LoadModel
 from shoal.model_registry import Engine, ModelSpec, Source
 from shoal.node.models import configured_models
 from shoal.rpc import TcpNetwork
-from shoal.types import ModelName
+from shoal.types import ModelId
 from shoal.worker.engine_process import EngineProcess
 from shoal.worker.loading import echo_runtime
 from shoal.worker.runtime import ModelRuntime
@@ -50,19 +52,20 @@ class WorkerNode:
         await self._worker.stop(self._drain_timeout)
 
 
-def build_runtimes(config: Config, specs: Sequence[ModelSpec]) -> dict[ModelName, ModelRuntime]:
+def build_runtimes(config: Config, specs: Sequence[ModelSpec]) -> dict[ModelId, ModelRuntime]:
     """A runtime for each model: echo in this process, every real engine in one of its own."""
     cpus = config.worker.cpus or tuple(sorted(os.sched_getaffinity(0)))
     grant = share_grant(plan_cores(cpus, 1)[0], len(specs))
-    return {spec.name: _runtime(config, spec, grant) for spec in specs}
+    return {spec.id: _runtime(config, spec, grant) for spec in specs}
 
 
 def _runtime(config: Config, spec: ModelSpec, grant: CoreGrant) -> ModelRuntime:
     if spec.source is Source.BUILT_IN and spec.target == Engine.ECHO:
-        return echo_runtime(spec.name)
+        return echo_runtime(spec)
     command = LoadModel(
         name=spec.name,
-        uri=spec.uri,
+        version=spec.version,
+        settings=msgspec.to_builtins(spec.settings),
         cache_dir=str(cache_folder(config)),
         threads=grant.threads,
         kv_tokens=config.engine.kv_tokens,

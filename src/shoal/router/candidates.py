@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from shoal.load_balancer import Replica
-from shoal.types import ModelName, ModelState, WorkerId
+from shoal.types import ModelId, ModelState, WorkerId
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -24,5 +24,5 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Fleet(Protocol):
-    def candidates(self, model: ModelName, now: float) -> Sequence[Candidate]:
+    def candidates(self, model: ModelId, now: float) -> Sequence[Candidate]:
         """Every worker that has the model, those that have just gone included. ``now`` is in seconds."""

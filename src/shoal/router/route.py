@@ -9,7 +9,7 @@ from typing import Final
 
 from shoal.errors import ModelUnavailable, Overloaded
 from shoal.load_balancer import Health, Policy
-from shoal.model_registry import ModelSpec, Registry
+from shoal.model_registry import ModelSpec
 from shoal.router.candidates import Candidate, Fleet
 from shoal.types import ModelState, WorkerId, WorkerState
 
@@ -35,22 +35,20 @@ class RoutingDecision:
 
 
 def route(
-    name: str,
+    spec: ModelSpec,
     *,
-    registry: Registry,
     fleet: Fleet,
     health: Health,
     policy: Policy,
     now: float,
     excluded: Collection[WorkerId] = (),
 ) -> RoutingDecision:
-    """Resolve a model's name or alias and choose a worker that has it ready. ``excluded``: tried before.
+    """Choose a worker that has the model ready. ``excluded``: tried before.
 
-    Raises :class:`~shoal.errors.ModelNotFound` when nobody ever had the model, :class:`ModelUnavailable` when it is
-    ready nowhere, :class:`Overloaded` when every worker that could take the request is full.
+    Raises :class:`ModelUnavailable` when it is ready nowhere, :class:`Overloaded` when every worker that could take
+    the request is full.
     """
-    spec = registry.resolve(name)
-    known = fleet.candidates(spec.name, now)
+    known = fleet.candidates(spec.id, now)
     usable = [
         candidate.replica
         for candidate in known

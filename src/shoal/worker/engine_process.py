@@ -9,6 +9,8 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
+import msgspec
+
 from shoal.aio import Tasks
 from shoal.clock import now
 from shoal.errors import EngineFailed, ModelLoadFailed, ModelUnavailable, ShoalError, WorkerLost
@@ -33,7 +35,13 @@ class EngineProcess:
         cpus: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.info = ModelInfo(name=command.name, kind=kind, state=ModelState.LOADING)
+        self.info = ModelInfo(
+            name=command.name,
+            kind=kind,
+            state=ModelState.LOADING,
+            version=command.version,
+            shard=command.shard,
+        )
         self._command = command
         self._cpus = cpus
         self._environment = dict(environment or {})
@@ -81,7 +89,7 @@ class EngineProcess:
             raise EngineFailed(f"the engine process of model '{self.info.name}' ended while it ran") from error
 
     def _set(self, state: ModelState, reason: str = "") -> None:
-        self.info = ModelInfo(name=self.info.name, kind=self.info.kind, state=state, reason=reason)
+        self.info = msgspec.structs.replace(self.info, state=state, reason=reason)
         self._changed()
 
     async def _supervise(self) -> None:

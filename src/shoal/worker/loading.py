@@ -7,17 +7,20 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
+import msgspec
+
 from shoal.batcher import BatchLimits
+from shoal.config import ModelConfig
 from shoal.engines.base import EngineOptions, LanguageEngine, TensorEngine, Tokenizer
 from shoal.engines.chat_template import encode_chat
 from shoal.engines.echo import EchoEngine
 from shoal.errors import ModelLoadFailed
 from shoal.messages import LoadModel, ModelInfo
-from shoal.model_registry import Engine, ModelSpec, Source, parse_model_argument
+from shoal.model_registry import Engine, ModelSpec, Source, make_spec
 from shoal.model_store import find, no_progress, pull, pull_source
 from shoal.postproc import STEPS as POSTPROC
 from shoal.preproc import STEPS as PREPROC
-from shoal.types import ChatPrompt, ModelKind, ModelName, ModelState, Prompt, TextPrompt, TokenId
+from shoal.types import ChatPrompt, ModelId, ModelKind, ModelState, Prompt, TextPrompt, TokenId
 from shoal.worker.generation import GenerationLoop
 from shoal.worker.pipeline import TensorPipeline
 from shoal.worker.runtime import LanguageRuntime, ModelRuntime, TensorRuntime
@@ -25,42 +28,44 @@ from shoal.worker.runtime import LanguageRuntime, ModelRuntime, TensorRuntime
 
 async def load_model(command: LoadModel) -> ModelRuntime:
     """Load a model in this process. Raises :class:`ModelLoadFailed` that says what is missing."""
-    spec = parse_model_argument(f"{command.name}={command.uri}")
+    spec = make_spec(str(ModelId(command.name, command.version)), msgspec.convert(command.settings, ModelConfig))
     options = EngineOptions(command.threads, command.kv_tokens, command.max_sequences)
     cache = Path(command.cache_dir)
     try:
         if spec.kind is ModelKind.GENERATE:
-            return language_runtime(spec.name, await asyncio.to_thread(language_engine, spec, cache, options))
-        return tensor_runtime(spec.name, await asyncio.to_thread(tensor_pipeline, spec, cache, options))
+            return language_runtime(spec, await asyncio.to_thread(language_engine, spec, cache, options))
+        return tensor_runtime(spec, await asyncio.to_thread(tensor_pipeline, spec, cache, options))
     except ImportError as error:
         raise ModelLoadFailed(
             f"model '{spec.name}' needs the package {error.name}: install Shoal with the extra of its engine"
         ) from error
 
 
-def language_runtime(name: ModelName, engine: LanguageEngine) -> LanguageRuntime:
+def language_runtime(spec: ModelSpec, engine: LanguageEngine) -> LanguageRuntime:
     info = ModelInfo(
-        name=name,
+        name=spec.name,
         kind=ModelKind.GENERATE,
         state=ModelState.READY,
+        version=spec.version,
         context_length=engine.capabilities.context_length,
     )
     return LanguageRuntime(info, GenerationLoop(engine, encode_prompt=lambda prompt: encode(engine.tokenizer, prompt)))
 
 
-def tensor_runtime(name: ModelName, pipeline: TensorPipeline) -> TensorRuntime:
+def tensor_runtime(spec: ModelSpec, pipeline: TensorPipeline) -> TensorRuntime:
     info = ModelInfo(
-        name=name,
+        name=spec.name,
         kind=ModelKind.TENSOR,
         state=ModelState.READY,
+        version=spec.version,
         inputs=pipeline.inputs,
         outputs=pipeline.outputs,
     )
     return TensorRuntime(info, pipeline, BatchLimits())
 
 
-def echo_runtime(name: ModelName) -> TensorRuntime:
-    return tensor_runtime(name, TensorPipeline(EchoEngine()))
+def echo_runtime(spec: ModelSpec) -> TensorRuntime:
+    return tensor_runtime(spec, TensorPipeline(EchoEngine()))
 
 
 def encode(tokenizer: Tokenizer, prompt: Prompt) -> list[TokenId]:

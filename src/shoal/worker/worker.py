@@ -33,7 +33,7 @@ from shoal.messages import (
 )
 from shoal.rpc import Call, Connection, Dialer, Hello, Network, Server
 from shoal.rpc.network import join_address
-from shoal.types import ModelName, WorkerId, WorkerState
+from shoal.types import FIRST_VERSION, ModelId, WorkerId, WorkerState
 from shoal.worker.lifecycle import worker_state
 from shoal.worker.runtime import ModelRuntime
 
@@ -48,7 +48,7 @@ class Worker:
     def __init__(
         self,
         config: WorkerConfig,
-        runtimes: Mapping[ModelName, ModelRuntime],
+        runtimes: Mapping[ModelId, ModelRuntime],
         network: Network,
         *,
         worker_id: WorkerId | None = None,
@@ -202,13 +202,13 @@ class Worker:
     async def _handle(self, message: Message, call: Call) -> None:
         match message:
             case Generate():
-                runtime = self._runtime(message.model)
+                runtime = self._runtime(message)
                 with self._occupied():
                     async with aclosing(runtime.generate(message)) as chunks:
                         async for chunk in chunks:
                             await call.send(chunk)
             case Infer():
-                runtime = self._runtime(message.model)
+                runtime = self._runtime(message)
                 with self._occupied():
                     await call.send(await runtime.infer(message))
             case ListModels():
@@ -223,11 +223,12 @@ class Worker:
             case _:
                 raise ProtocolError(f"a worker does not take {type(message).__name__}")
 
-    def _runtime(self, name: ModelName) -> ModelRuntime:
+    def _runtime(self, message: Generate | Infer) -> ModelRuntime:
+        model = ModelId(message.model, message.version or FIRST_VERSION)
         try:
-            return self._runtimes[name]
+            return self._runtimes[model]
         except KeyError:
-            raise ModelNotFound(f"this worker has no model '{name}'", param="model") from None
+            raise ModelNotFound(f"this worker has no model '{model}'", param="model") from None
 
     @contextmanager
     def _occupied(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shoal.cluster import MAX_WORKERS, MOVES, Member, Membership
 from shoal.errors import Overloaded, ProtocolError
 from shoal.messages import Load, ModelInfo, Register, Resources, Status
-from shoal.types import ModelKind, ModelName, ModelState, WorkerId, WorkerState
+from shoal.types import ModelId, ModelKind, ModelName, ModelState, WorkerId, WorkerState
 
 STARTING, READY, OVERLOADED, DRAINING, GONE = WorkerState
 A = WorkerId("a")
@@ -123,20 +123,20 @@ def test_the_router_sees_each_worker_that_has_the_model_and_those_that_went_last
     member = workers.registered(registration("a"), 0.0)
     failed = info(ModelState.FAILED, "no such file")
     workers.reported(member, status(OVERLOADED, in_flight=2, model=failed), 1.0)
-    here, there = workers.candidates(FISH, 3.0)
+    here, there = workers.candidates(ModelId(FISH), 3.0)
     assert (here.worker_id, here.model_state, here.reason) == ("a", ModelState.FAILED, "no such file")
     replica = here.replica
     assert (replica.state, replica.in_flight, replica.capacity) == (OVERLOADED, 2, 4)
     assert (replica.load_age, replica.zone) == (2.0, "east")
     assert (there.worker_id, there.replica.state, there.reason) == ("gone", GONE, "its connection ended")
-    assert workers.candidates(ModelName("salmon"), 3.0) == []
+    assert workers.candidates(ModelId(ModelName("salmon")), 3.0) == []
 
 
 def test_a_worker_that_has_come_back_is_seen_once() -> None:
     workers = fleet()
     workers.left(workers.registered(registration(instance="1"), 0.0), "it crashed")
     workers.registered(registration(instance="2"), 1.0)
-    (candidate,) = workers.candidates(FISH, 1.0)
+    (candidate,) = workers.candidates(ModelId(FISH), 1.0)
     assert candidate.replica.state is READY
 
 
@@ -178,7 +178,7 @@ def test_of_those_that_went_only_some_are_kept() -> None:
     workers = fleet()
     for index in range(1000):
         workers.left(workers.registered(registration(f"w{index}"), 0.0), "it crashed")
-    kept = workers.candidates(FISH, 0.0)
+    kept = workers.candidates(ModelId(FISH), 0.0)
     assert [candidate.worker_id for candidate in kept] == [f"w{index}" for index in range(968, 1000)]
 
 

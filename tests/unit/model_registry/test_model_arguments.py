@@ -48,7 +48,7 @@ def test_every_form_of_a_model_is_understood(
 )
 def test_an_option_picks_the_engine(argument: str, name: str, uri: str, engine: Engine) -> None:
     spec = parse_model_argument(argument)
-    assert (spec.name, spec.uri, spec.engine) == (name, uri, engine)
+    assert (spec.name, spec.settings.uri, spec.engine) == (name, uri, engine)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_an_option_picks_the_engine(argument: str, name: str, uri: str, engine: 
         ("fish=openai+http://", "names no host; give openai+http://HOST:PORT"),
         ("openai+http://host:1", "needs a name: NAME=openai+http://host:1"),
         ("package.module:Class", "needs a name: NAME=package.module:Class"),
-        ("models/my fish.gguf", "cannot be called 'my fish'; put NAME= before it"),
-        ("my fish=x.gguf", "cannot be called 'my fish=x'"),
-        (f"{'a' * 65}=x.gguf", "cannot be called"),
+        ("models/my fish.gguf", "'my fish' cannot be a model's name; put NAME= before the URI"),
+        ("my fish=x.gguf", "'my fish=x' cannot be a model's name"),
+        (f"{'a' * 65}=x.gguf", "cannot be a model's name"),
         ("fish=x.gguf?", "after '?' comes engine=auto|openvino|llama, not ''"),
         ("fish=x.gguf?engine=onnx", "after '?' comes engine=auto|openvino|llama, not 'engine=onnx'"),
         ("fish=x.gguf?threads=2", "not 'threads=2'"),
@@ -85,7 +85,7 @@ def test_any_argument_is_a_model_or_a_configuration_error(argument: str) -> None
         spec = parse_model_argument(argument)
     except ConfigError:
         return
-    again = parse_model_argument(f"{spec.name}={spec.uri}")
+    again = parse_model_argument(f"{spec.id}={spec.settings.uri}")
     assert again == spec, "name and URI travel to the engine's process and mean the same there"
 
 

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import pytest
 
+from shoal.config import ModelConfig
 from shoal.errors import ConfigError, ModelNotFound
 from shoal.messages import ModelInfo
 from shoal.model_registry import MAX_MODELS, ModelSpec, Registry
-from shoal.types import ModelKind, ModelName, ModelState
+from shoal.types import ModelId, ModelKind, ModelName, ModelState, Version
 
 
 def model(name: str, *aliases: str, kind: ModelKind = ModelKind.GENERATE) -> ModelSpec:
-    return ModelSpec(name=ModelName(name), kind=kind, aliases=tuple(ModelName(alias) for alias in aliases))
+    return ModelSpec(name=ModelName(name), kind=kind, settings=ModelConfig(aliases=aliases))
 
 
 TENSOR = model("minilm", "embed", kind=ModelKind.TENSOR)
@@ -70,8 +71,8 @@ def test_clashes_and_loops_are_refused(models: list[ModelSpec], says: str) -> No
 
 def test_a_model_that_only_a_worker_knows_is_learned_once() -> None:
     registry = Registry([CHAT])
-    registry.learn(ModelInfo(ModelName("new"), ModelKind.TENSOR, ModelState.LOADING, version="7"))
-    registry.learn(ModelInfo(ModelName("new"), ModelKind.GENERATE, ModelState.READY))
+    registry.learn(ModelInfo(ModelName("new"), ModelKind.TENSOR, ModelState.LOADING, version=Version("7")))
+    registry.learn(ModelInfo(ModelName("new"), ModelKind.GENERATE, ModelState.READY, version=Version("7")))
     registry.learn(ModelInfo(ModelName("smollm2"), ModelKind.TENSOR, ModelState.READY))
     assert [spec.name for spec in registry.list()] == ["smollm2", "new"]
     assert registry.resolve("smollm2") is CHAT
@@ -99,3 +100,51 @@ def test_only_a_models_own_name_is_contained() -> None:
     assert "smollm2" in registry
     assert "tiny" not in registry
     assert "default" not in registry
+
+
+def version(number: str, name: str = "smollm2", *aliases: str) -> ModelSpec:
+    return ModelSpec(
+        name=ModelName(name),
+        version=Version(number),
+        kind=ModelKind.GENERATE,
+        settings=ModelConfig(aliases=aliases),
+    )
+
+
+def test_the_bare_name_is_the_first_version_until_another_is_promoted() -> None:
+    old, new = version("1", "smollm2", "small"), version("2", "smollm2", "small")
+    registry = Registry([old, new])
+    assert registry.resolve("smollm2") is registry.resolve("small") is old
+    assert registry.resolve("smollm2@2") is new
+    assert registry.aliases(old) == ("small", "default")
+    registry.promote(new.id)
+    assert registry.resolve("smollm2") is registry.resolve("small") is registry.resolve("default") is new
+    assert registry.resolve("smollm2@1") is old
+    with pytest.raises(ModelNotFound, match="smollm2@3"):
+        registry.promote(ModelId(new.name, Version("3")))
+    with pytest.raises(ConfigError, match="smollm2@2"):
+        registry.add(new)
+
+
+def test_an_alias_spreads_its_keys_by_weight_and_always_gives_a_key_the_same_model() -> None:
+    registry = Registry([CHAT, version("1", "big")], {"chat": {"smollm2": 9, "big": 1}})
+    chosen = {f"request-{i}": registry.resolve("chat", f"request-{i}").name for i in range(2000)}
+    assert 120 < sum(name == "big" for name in chosen.values()) < 280
+    assert all(registry.resolve("chat", key).name == name for key, name in chosen.items())
+
+
+@pytest.mark.parametrize(
+    ("alias", "targets", "says"),
+    [
+        ("chat", {}, "needs a model"),
+        ("chat", {"smollm2": 0}, "weights of at least 1"),
+        ("chat", {"salmon": 1}, "leads to 'salmon', which is no model"),
+        ("chat", {"small": 1}, "leads to 'small', which is no model"),
+        ("smollm2", {"smollm2": 1}, "there are two models called 'smollm2'"),
+        ("chat@2", {"smollm2": 1}, "an alias has no version"),
+        ("my chat", {"smollm2": 1}, "cannot be a model's name"),
+    ],
+)
+def test_an_alias_that_leads_nowhere_is_refused(alias: str, targets: dict[str, int], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Registry([CHAT]).point(alias, targets)

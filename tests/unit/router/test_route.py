@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from shoal.errors import ModelNotFound, ModelUnavailable, Overloaded, ShoalError
+from shoal.errors import ModelUnavailable, Overloaded, ShoalError
 from shoal.load_balancer import Health, LeastConnections, Replica
-from shoal.model_registry import ModelSpec, Registry
+from shoal.model_registry import ModelSpec
 from shoal.router import Candidate, Reason, RoutingDecision, route
-from shoal.types import ModelKind, ModelName, ModelState, WorkerId, WorkerState
+from shoal.types import ModelId, ModelKind, ModelName, ModelState, WorkerId, WorkerState
 
 MODEL = ModelName("fish")
-SPEC = ModelSpec(name=MODEL, kind=ModelKind.GENERATE, aliases=(ModelName("herring"),))
+SPEC = ModelSpec(name=MODEL, kind=ModelKind.GENERATE)
 READY, GONE = WorkerState.READY, WorkerState.GONE
 
 
@@ -19,8 +19,8 @@ class Fleet:
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self._candidates = candidates
 
-    def candidates(self, model: ModelName, now: float) -> Sequence[Candidate]:
-        return self._candidates if model == MODEL else ()
+    def candidates(self, model: ModelId, now: float) -> Sequence[Candidate]:
+        return self._candidates if model == SPEC.id else ()
 
 
 def on(
@@ -35,14 +35,13 @@ def on(
 
 
 def decide(
-    candidates: Sequence[Candidate], *, name: str = "fish", excluded: Sequence[str] = (), lost: Sequence[str] = ()
+    candidates: Sequence[Candidate], *, excluded: Sequence[str] = (), lost: Sequence[str] = ()
 ) -> RoutingDecision:
     health = Health()
     for worker in lost:
         health.connection_lost(WorkerId(worker), 0.0)
     return route(
-        name,
-        registry=Registry([SPEC]),
+        SPEC,
         fleet=Fleet(candidates),
         health=health,
         policy=LeastConnections(),
@@ -54,9 +53,8 @@ def decide(
 LOADING, FAILED = ModelState.LOADING, ModelState.FAILED
 
 
-@pytest.mark.parametrize("name", ["fish", "herring", "default"])
-def test_a_name_or_an_alias_leads_to_a_worker_that_has_the_model(name: str) -> None:
-    decision = decide([on("a", LOADING), on("b", in_flight=2), on("c", in_flight=1)], name=name)
+def test_a_request_goes_to_a_worker_that_has_the_model_ready() -> None:
+    decision = decide([on("a", LOADING), on("b", in_flight=2), on("c", in_flight=1)])
     assert decision == RoutingDecision(SPEC, WorkerId("c"), "least_connections", Reason.POLICY, candidates=2)
 
 
@@ -135,8 +133,3 @@ def test_without_a_worker_the_error_says_why(
     assert type(caught.value) is error
     assert caught.value.message.endswith(says) or says in caught.value.message
     assert caught.value.retry_after == 1.0
-
-
-def test_a_model_nobody_knows_is_not_found_and_the_error_lists_what_there_is() -> None:
-    with pytest.raises(ModelNotFound, match=r"there are 'fish', 'herring'$"):
-        decide([on("a")], name="salmon")

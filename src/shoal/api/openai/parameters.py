@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import msgspec
@@ -33,12 +32,12 @@ _SAME = (
 
 
 def sampling_of(body: GenerateBody, limits: ApiLimits, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
-    """Raises :class:`InvalidRequest`. Without a seed every request gets another one."""
+    """Raises :class:`InvalidRequest`."""
     fields: dict[str, Any] = {
         "max_tokens": max_tokens,
         "logprobs": logprobs,
         "stop": _stop(body, limits),
-        "seed": random.getrandbits(63) if body.seed is None else body.seed & _SEED_BITS,
+        "seed": None if body.seed is None else body.seed & _SEED_BITS,
     }
     if body.top_k is not None:
         fields["top_k"] = max(body.top_k, 0) if body.top_k >= -1 else body.top_k
@@ -55,7 +54,7 @@ def sampling_of(body: GenerateBody, limits: ApiLimits, *, max_tokens: int | None
 
 def with_sample(sampling: Sampling, sample: int) -> Sampling:
     """The sampling of one of n samples: the seed of the first is the request's, the others count on from it."""
-    if sample == 0:
+    if sample == 0 or sampling.seed is None:
         return sampling
     return msgspec.structs.replace(sampling, seed=(sampling.seed + sample) & _SEED_BITS)
 

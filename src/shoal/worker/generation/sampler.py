@@ -76,7 +76,7 @@ def _choose(logits: Logits, best: TokenId, draw: Draw) -> TokenId | None:
     if sampling.temperature == 0:
         return best
     position = len(draw.prompt) + len(draw.output)
-    return _draw(scores, sampling, uniform(sampling.seed, position))
+    return _draw(scores, sampling, uniform(sampling.seed or 0, position))
 
 
 def _has_penalties(sampling: Sampling) -> bool:
