@@ -261,7 +261,7 @@ def test_a_message_that_breaks_its_rules_is_an_invalid_request_that_says_where()
 @pytest.mark.parametrize("where", ["in a tensor", "in an unknown field"])
 def test_deep_nesting_is_refused(where: str) -> None:
     deep = b"\x91" * 1_000_000 + b"\x01"
-    head = b"\x94\xa5Infer\xa1r\xa1m\x81\xa1x" if where == "in a tensor" else b"\x92\xa3Ack"
+    head = b"\x94\xa5Infer\xa1r\xa1m\x81\xa1x" if where == "in a tensor" else b"\x92\xaaListModels"
     with pytest.raises(ProtocolError, match="nested"):
         deserialize(struct.pack("!I", len(head + deep)) + head + deep, Request)
 
