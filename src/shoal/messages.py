@@ -7,7 +7,7 @@ never clock readings: the clocks of two machines differ.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -173,6 +173,28 @@ class Drain(Message, frozen=True):
     timeout: float  # seconds
 
 
+class Sample(msgspec.Struct, frozen=True, array_like=True):
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+class MetricFamily(msgspec.Struct, frozen=True, array_like=True):
+    """A metric as Prometheus' text format has it, with the values since its process began."""
+
+    name: str
+    help: str
+    kind: Literal["counter", "gauge", "histogram"]
+    samples: tuple[Sample, ...]
+
+
+class MetricsReport(Message, frozen=True):
+    """Engine process to worker to coordinator: the metrics that have changed since the last report. No answer."""
+
+    source: str  # which part of the worker measures: a model, or the worker itself
+    families: tuple[MetricFamily, ...]
+
+
 class Deploy(Message, frozen=True):
     """Coordinator to worker: have this model. Answered by :class:`Ack` once it is ready, or by what stopped it."""
 
@@ -229,5 +251,6 @@ Request = (
     | Undeploy
     | LoadModel
     | LoadReport
+    | MetricsReport
 )
 Answer = Chunk | Inferred | ModelList | Registered | Ack | ModelInfo

@@ -1,0 +1,71 @@
+"""What an engine's process measures: its batches, its steps, its KV memory. Told to the coordinator by ``relay``."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from shoal.types import ModelId
+
+_ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_WAIT: Final = (0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+_RUN: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
+_STEP_TOKENS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class EngineMetrics:
+    """Of one model. Durations are in seconds."""
+
+    def __init__(self, model: ModelId, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._labels = (model.name, model.version)
+        to: dict[str, Any] = {"namespace": "shoal", "registry": registry, "labelnames": ("model", "version")}
+        self._batches = Counter(
+            "batches",
+            "Batches run, by why they were released.",
+            ("model", "version", "reason"),
+            namespace="shoal",
+            registry=registry,
+        )
+        self._rows = Histogram("batch_rows", "Rows of a batch.", buckets=_ROWS, **to).labels(*self._labels)
+        self._requests = Histogram("batch_requests", "Requests in a batch.", buckets=_ROWS, **to).labels(*self._labels)
+        self._waited = Histogram(
+            "batch_queue_seconds", "From a request's arrival at the batcher to its run.", buckets=_WAIT, **to
+        ).labels(*self._labels)
+        self._ran = Histogram("batch_run_seconds", "Of one run of a batch.", buckets=_RUN, **to).labels(*self._labels)
+        self._steps = Histogram("engine_step_seconds", "Of one step of a language engine.", buckets=_RUN, **to).labels(
+            *self._labels
+        )
+        self._step_rows = Histogram("engine_step_rows", "Sequences in a step.", buckets=_ROWS, **to).labels(
+            *self._labels
+        )
+        self._step_tokens = Histogram("engine_step_tokens", "Tokens in a step.", buckets=_STEP_TOKENS, **to).labels(
+            *self._labels
+        )
+        self._waiting = Gauge("engine_waiting_requests", "Requests that no step has begun.", **to).labels(*self._labels)
+        self._kv = Gauge("kv_cache_usage_ratio", "Share of the KV blocks in use.", **to).labels(*self._labels)
+        self._preemptions = Counter("engine_preemptions", "Sequences that gave their KV blocks back.", **to).labels(
+            *self._labels
+        )
+
+    def batch_released(self, reason: str, rows: int, waited: list[float], ran: float) -> None:
+        """A batch has run; ``waited`` has one item a request."""
+        self._batches.labels(*self._labels, reason).inc()
+        self._rows.observe(rows)
+        self._requests.observe(len(waited))
+        self._ran.observe(ran)
+        for seconds in waited:
+            self._waited.observe(seconds)
+
+    def stepped(self, rows: int, tokens: int, seconds: float) -> None:
+        self._steps.observe(seconds)
+        self._step_rows.observe(rows)
+        self._step_tokens.observe(tokens)
+
+    def loaded(self, waiting: int, kv_used: float) -> None:
+        self._waiting.set(waiting)
+        self._kv.set(kv_used)
+
+    def preempted(self) -> None:
+        self._preemptions.inc()
