@@ -16,6 +16,7 @@ from shoal.api.openai.errors import answer_error
 from shoal.api.plane import Plane
 from shoal.api.routing import Route, Routes
 from shoal.errors import MethodNotAllowed, ModelUnavailable, ShoalError
+from shoal.telemetry.tracing import Span, SpanKind, span
 
 logger = logging.getLogger(__name__)
 
@@ -41,17 +42,23 @@ class App:
             await self._serve(Exchange(scope, receive, send, self._limits))
 
     async def _serve(self, exchange: Exchange) -> None:
-        try:
-            await self._handle(exchange)
-        except asyncio.CancelledError:
-            # The server stops and has waited long enough. The client is told, so that it asks elsewhere.
-            await answer_error(exchange, ModelUnavailable("the server is shutting down"))
-            raise
+        with span(exchange.method, exchange.trace, kind=SpanKind.SERVER) as made:
+            exchange.trace = made.trace
+            try:
+                await self._handle(exchange, made)
+            except asyncio.CancelledError:
+                # The server stops and has waited long enough. The client is told, so that it asks elsewhere.
+                await answer_error(exchange, ModelUnavailable("the server is shutting down"))
+                raise
+            finally:
+                made.set("http.response.status_code", exchange.status)
 
-    async def _handle(self, exchange: Exchange) -> None:
+    async def _handle(self, exchange: Exchange, made: Span) -> None:
         try:
-            handler = self._routes.find(exchange.method, exchange.path)
-            await handler(exchange)
+            route = self._routes.find(exchange.method, exchange.path)
+            made.rename(f"{exchange.method} {route.path}")
+            made.set("shoal.request_id", exchange.request_id)
+            await route.handler(exchange)
         except MethodNotAllowed as error:
             allowed = ", ".join(self._routes.allowed(exchange.path))
             await answer_error(exchange, error, headers=[(b"allow", allowed.encode())])

@@ -9,23 +9,29 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from shoal.api.guards import ClientWatch, Deadline
 from shoal.api.limits import ApiLimits
 from shoal.errors import Cancelled, InvalidRequest, PayloadTooLarge, RequestTimeout
+from shoal.messages import Generate, Infer
 
 Scope = MutableMapping[str, Any]
 AsgiMessage = Mapping[str, Any]
 Receive = Callable[[], Awaitable[AsgiMessage]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
+R = TypeVar("R", Generate, Infer)
 
 JSON = b"application/json"
+MAX_PRIORITY = 100
 LINGER = 5.0  # seconds to take and drop the rest of a body whose answer is already known
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
 _DIGITS = re.compile(rb"[0-9]{1,15}")
+_PRIORITY = re.compile(rb"-?[0-9]{1,3}")
 _STREAM_HEADERS: list[Header] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -43,13 +49,14 @@ class Exchange:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.limits = limits
-        self.started = False  # the status is sent
+        self.status = 0  # that was answered; 0: none yet
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._asgi_send = send
         self._body_read = False
         self._closed = False  # the answer is complete, or the client does not read it
         given = self._headers.get(b"x-request-id", b"")
+        self.trace = self._headers.get(b"traceparent", b"").decode("latin-1")  # of the span this belongs to
         self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
     @property
@@ -63,6 +70,24 @@ class Exchange:
             most = round(self.limits.deadline * 1000)
             raise InvalidRequest(f"x-deadline-ms must be a whole number from 1 to {most}", param="x-deadline-ms")
         return seconds
+
+    @property
+    def started(self) -> bool:
+        """Is the status sent?"""
+        return self.status != 0
+
+    @property
+    def priority(self) -> int:
+        """How urgent the request is beside others, from ``x-priority``. Raises :class:`InvalidRequest`."""
+        given = self._headers.get(b"x-priority", b"0")
+        if not _PRIORITY.fullmatch(given) or abs(int(given)) > MAX_PRIORITY:
+            message = f"x-priority must be a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}"
+            raise InvalidRequest(message, param="x-priority")
+        return int(given)
+
+    def stamp(self, request: R) -> R:
+        """The request with what its headers say of it. Raises :class:`InvalidRequest`."""
+        return msgspec.structs.replace(request, trace=self.trace, priority=self.priority)
 
     async def read_body(self) -> bytes:
         """The whole body. Raises :class:`PayloadTooLarge` as soon as it is known to be, :class:`RequestTimeout`,
@@ -143,7 +168,7 @@ class Exchange:
             return
 
     async def _start(self, status: int, headers: list[Header]) -> None:
-        self.started = True
+        self.status = status
         headers = [*headers, (b"x-request-id", self.request_id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 

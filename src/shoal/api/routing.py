@@ -24,27 +24,27 @@ class Routes:
     """The table of all surfaces."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        self._exact: dict[str, dict[str, Handler]] = {}
-        self._folders: dict[str, dict[str, Handler]] = {}
+        self._exact: dict[str, dict[str, Route]] = {}
+        self._folders: dict[str, dict[str, Route]] = {}
         for route in routes:
             table = self._folders if route.path.endswith("/") else self._exact
-            table.setdefault(route.path, {})[route.method] = route.handler
+            table.setdefault(route.path, {})[route.method] = route
 
-    def find(self, method: str, path: str) -> Handler:
+    def find(self, method: str, path: str) -> Route:
         """HEAD is answered as GET: servers drop the body. Raises :class:`NotFound`, :class:`MethodNotAllowed`."""
-        handlers = self._handlers(path)
-        if not handlers:
+        methods = self._methods(path)
+        if not methods:
             raise NotFound(f"there is nothing at {path}")
-        handler = handlers.get("GET" if method == "HEAD" else method)
-        if handler is None:
-            raise MethodNotAllowed(f"{path} answers to {' and '.join(handlers)}, not to {method}")
-        return handler
+        route = methods.get("GET" if method == "HEAD" else method)
+        if route is None:
+            raise MethodNotAllowed(f"{path} answers to {' and '.join(methods)}, not to {method}")
+        return route
 
     def allowed(self, path: str) -> list[str]:
         """The methods that ``path`` answers to."""
-        return list(self._handlers(path))
+        return list(self._methods(path))
 
-    def _handlers(self, path: str) -> dict[str, Handler]:
+    def _methods(self, path: str) -> dict[str, Route]:
         if path in self._exact:
             return self._exact[path]
         below = (folder for folder in self._folders if path.startswith(folder))

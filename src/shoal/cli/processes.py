@@ -11,7 +11,7 @@ from shoal import node
 from shoal.cli.models import pull_with_progress
 from shoal.cli.settings import common_options, settings
 from shoal.config import Config
-from shoal.telemetry import configure_logging
+from shoal.telemetry import close_tracing, configure_logging, configure_tracing
 
 
 @click.command()
@@ -46,7 +46,7 @@ def serve(
     if not models_asked_for:
         raise click.UsageError("name at least one MODEL, such as smollm2, or give a --config file with models")
     pull_with_progress(found.config, [spec.target for spec in models_asked_for])
-    run(lambda: node.ServeNode(found.config, file), found.config)
+    run(lambda: node.ServeNode(found.config, file), found.config, "coordinator")
 
 
 @click.command()
@@ -71,7 +71,7 @@ def coordinator(
         coordinator__port=listen_port,
         coordinator__workers=workers,
     )
-    run(lambda: node.CoordinatorNode(found.config), found.config)
+    run(lambda: node.CoordinatorNode(found.config), found.config, "coordinator")
 
 
 @click.command()
@@ -110,12 +110,16 @@ def worker(
         worker__zone=zone,
         worker__role=role,
     )
-    run(lambda: node.WorkerNode(found.config, stop_on_eof=stop_on_eof), found.config)
+    run(lambda: node.WorkerNode(found.config, stop_on_eof=stop_on_eof), found.config, "worker")
 
 
-def run(build: Callable[[], node.Node], config: Config) -> None:
+def run(build: Callable[[], node.Node], config: Config, role: str) -> None:
     configure_logging(config.log.level, config.log.format)
-    node.run(build)
+    configure_tracing(config.telemetry, service=f"shoal-{role}")
+    try:
+        node.run(build)
+    finally:
+        close_tracing()
 
 
 def _cores(text: str | None) -> tuple[int, ...] | None:

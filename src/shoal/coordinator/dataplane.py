@@ -22,6 +22,8 @@ from shoal.errors import InvalidRequest, ShoalError, WorkerLost
 from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec, Registry
 from shoal.telemetry import CoordinatorMetrics
+from shoal.telemetry.genai import conclude, describe, operation
+from shoal.telemetry.tracing import span
 from shoal.types import ModelKind
 
 
@@ -105,14 +107,20 @@ class DataPlane:
     async def _answer(
         self, request: Generate | Infer, kind: ModelKind, timeout: float | None
     ) -> AsyncGenerator[Answer, None]:
-        with self._let_in(), observed(self._metrics, request.model) as observation:
+        with (
+            self._let_in(),
+            observed(self._metrics, request.model) as observation,
+            span(f"{operation(request)} {request.model}", request.trace) as made,
+        ):
             spec = self._find(request)
             _check_kind(spec, kind)
             deadline = now() + (timeout or spec.settings.timeout or self._request_timeout)
-            request = _complete(request, spec)
+            describe(made, request, spec.id)
+            request = _complete(request, spec, made.trace)
             async with aclosing(self._dispatcher.answer(request, spec, deadline, observation)) as answers:
                 async for answer in answers:
                     observation.answered(answer)
+                    conclude(made, answer)
                     yield answer
 
     @contextmanager
@@ -130,9 +138,9 @@ class DataPlane:
         return self._registry.resolve(name, key=request.request_id)
 
 
-def _complete(request: Generate | Infer, spec: ModelSpec) -> Generate | Infer:
+def _complete(request: Generate | Infer, spec: ModelSpec, trace: str) -> Generate | Infer:
     """The request as workers get it: with the model's own name, and with a seed, so that it can be computed again."""
-    request = msgspec.structs.replace(request, model=spec.name, version=spec.version)
+    request = msgspec.structs.replace(request, model=spec.name, version=spec.version, trace=trace)
     if isinstance(request, Generate) and request.sampling.seed is None:
         seeded = msgspec.structs.replace(request.sampling, seed=random.getrandbits(63))
         return msgspec.structs.replace(request, sampling=seeded)

@@ -1,6 +1,7 @@
-"""What Shoal tells of itself: metrics for Prometheus and structured logs."""
+"""What Shoal tells of itself: metrics for Prometheus, spans for OpenTelemetry, structured logs."""
 
 from shoal.telemetry.logs import configure_logging
 from shoal.telemetry.metrics import CoordinatorMetrics
+from shoal.telemetry.otlp import close_tracing, configure_tracing
 
-__all__ = ["CoordinatorMetrics", "configure_logging"]
+__all__ = ["CoordinatorMetrics", "close_tracing", "configure_logging", "configure_tracing"]

@@ -57,6 +57,10 @@ class Span:
         if self._span is not None:
             self._span.set_attribute(name, value)
 
+    def rename(self, name: str) -> None:
+        if self._span is not None:
+            self._span.update_name(name)
+
     def event(self, name: str, attributes: Mapping[str, Value] | None = None) -> None:
         if self._span is not None:
             self._span.add_event(name, attributes)

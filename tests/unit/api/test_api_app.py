@@ -114,3 +114,19 @@ async def test_the_lifespan_protocol_is_answered(client: AsgiClient, plane: Fake
 
     await build_app(plane, metrics=bytes)({"type": "lifespan"}, receive, send)
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+async def test_what_the_headers_say_of_a_request_travels_with_it(client: AsgiClient, plane: FakePlane) -> None:
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    body = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi."}]}
+    await client.request("POST", "/v1/chat/completions", json=body, headers={"traceparent": parent, "x-priority": "-3"})
+    (request,) = plane.generated
+    assert (request.trace, request.priority) == (parent, -3)
+
+
+@pytest.mark.parametrize("priority", ["high", "", "101", "-101", "1e2", "+1", "1" * 100])
+async def test_a_priority_that_is_none_is_named(client: AsgiClient, plane: FakePlane, priority: str) -> None:
+    body = {"model": "minilm", "input": "a herring"}
+    answer = await client.request("POST", "/v1/embeddings", json=body, headers={"x-priority": priority})
+    assert (answer.status, answer.json()["error"]["param"]) == (400, "x-priority")
+    assert not plane.inferred

@@ -25,6 +25,7 @@ async def create(plane: Plane, exchange: Exchange) -> None:
     texts = texts_of(body, exchange.limits)
     rows = np.array([[text.encode()] for text in texts], dtype=np.object_)
     request = Infer(RequestId(exchange.request_id), ModelName(body.model), {"text": rows})
+    request = exchange.stamp(request)
     with exchange.client_watch():
         inferred = await plane.infer(request, timeout=exchange.timeout)
     await exchange.answer(200, answer_of(body, inferred.outputs, count=len(texts)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -98,8 +98,7 @@ async def run(exchange: Exchange, plane: Plane, job: Job, shape: Shape) -> None:
 
 async def _stream(exchange: Exchange, plane: Plane, job: Job, shape: Shape) -> None:
     usages: dict[int, Usage] = {}
-    timeout = exchange.timeout
-    streams = [plane.generate(request, timeout=timeout) for request in job.requests]
+    streams = _streams(exchange, plane, job)
     with exchange.client_watch():
         async with aclosing(merge(streams)) as chunks:
             async for index, chunk in chunks:
@@ -114,8 +113,7 @@ async def _stream(exchange: Exchange, plane: Plane, job: Job, shape: Shape) -> N
 async def _whole(exchange: Exchange, plane: Plane, job: Job, shape: Shape) -> None:
     choices = [Choice() for _ in job.requests]
     usages: dict[int, Usage] = {}
-    timeout = exchange.timeout
-    streams = [plane.generate(request, timeout=timeout) for request in job.requests]
+    streams = _streams(exchange, plane, job)
     with exchange.client_watch():
         async with aclosing(merge(streams)) as chunks:
             async for index, chunk in chunks:
@@ -123,6 +121,11 @@ async def _whole(exchange: Exchange, plane: Plane, job: Job, shape: Shape) -> No
                 if chunk.usage is not None:
                     usages[index] = chunk.usage
     await exchange.answer(200, shape.whole(choices, total(usages, job.samples)))
+
+
+def _streams(exchange: Exchange, plane: Plane, job: Job) -> list[AsyncGenerator[Chunk, None]]:
+    timeout = exchange.timeout
+    return [plane.generate(exchange.stamp(request), timeout=timeout) for request in job.requests]
 
 
 def total(usages: dict[int, Usage], samples: int) -> Usage:
