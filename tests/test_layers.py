@@ -15,7 +15,7 @@ ORDER = """
     model_registry kvstore kvcache load_balancer router cluster
     rpc engines model_store discovery launchers
     preproc postproc batcher worker coordinator
-    api dashboard client node cli __main__ __init__
+    api dashboard client bench node cli __main__ __init__
 """
 ROOMS = ORDER.split()
 DECIDE = {"model_registry", "kvstore", "kvcache", "load_balancer", "router", "cluster"}

@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from shoal.cli.bench import bench
 from shoal.cli.chat import chat
 from shoal.cli.models import pull
 from shoal.cli.processes import coordinator, serve, worker
@@ -22,13 +23,13 @@ def shoal() -> None:
     """Lightweight, distributed AI inference: one package from a laptop to a fleet."""
 
 
-for command in (serve, coordinator, worker, chat, pull, config):
+for command in (serve, coordinator, worker, chat, bench, pull, config):
     shoal.add_command(command)
 
 
 def main() -> None:
     try:
-        shoal(prog_name="shoal", standalone_mode=False)
+        sys.exit(shoal(prog_name="shoal", standalone_mode=False))
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
