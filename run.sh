@@ -28,5 +28,5 @@ fi
 install demo
 .venv/bin/shoal pull smollm2 minilm
 # The question waits until the models are ready; Ctrl-C reaches the server, which drains and takes all else with it.
-.venv/bin/python examples/example_client.py --wait --tour &
+.venv/bin/python examples/example_client.py --wait --tour --address "127.0.0.1:${SHOAL_COORDINATOR_PORT:-9000}" &
 exec .venv/bin/shoal serve smollm2 minilm --workers 2 "$@"
