@@ -24,6 +24,7 @@ from shoal.types import (
     Prompt,
     RequestId,
     Sampling,
+    StepSpec,
     TensorSpec,
     TokenId,
     TokenLogprob,
@@ -230,12 +231,44 @@ class LoadModel(Message, frozen=True):
     kv_tokens: int
     max_sequences: int
     shard: int | None = None
+    step_processes: int = 0  # for the steps before and after inference; 0: they run where the engine does
 
 
 class LoadReport(Message, frozen=True):
     """An engine process tells its worker how busy it is. No answer."""
 
     load: Load
+
+
+# -- step processes: engine process to its child
+
+
+class LoadSteps(Message, frozen=True):
+    """The first message to a step process; answered by :class:`StepsLoaded`, or by what stopped it."""
+
+    preproc: tuple[StepSpec, ...]
+    postproc: tuple[StepSpec, ...]
+    folder: str | None  # of the model's files
+    timeout: float  # seconds for one request; a process that is stuck beyond them ends itself
+
+
+class StepsLoaded(Message, frozen=True):
+    preproc: tuple[StepInfo, ...]
+    postproc: tuple[StepInfo, ...]
+
+
+class StepInfo(Message, frozen=True):
+    name: str
+    inputs: tuple[TensorSpec, ...]  # empty: it takes whatever there is
+    outputs: tuple[TensorSpec, ...]  # empty: not known before it has run
+
+
+class RunSteps(Message, frozen=True):
+    """Run one half of the steps. Answered by one :class:`Inferred`."""
+
+    half: Literal["preproc", "postproc"]
+    tensors: dict[str, Array]
+    wanted: tuple[str, ...] | None = None  # of what preproc made; None: all. Of postproc it is the last step's outputs
 
 
 Request = (
@@ -252,5 +285,7 @@ Request = (
     | LoadModel
     | LoadReport
     | MetricsReport
+    | LoadSteps
+    | RunSteps
 )
-Answer = Chunk | Inferred | ModelList | Registered | Ack | ModelInfo
+Answer = Chunk | Inferred | ModelList | Registered | Ack | ModelInfo | StepsLoaded

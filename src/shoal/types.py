@@ -135,6 +135,13 @@ class TensorSpec(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
 
 
+class StepSpec(msgspec.Struct, frozen=True):
+    """A step before or after inference: the name of a built-in one, or ``package.module:Class``, and its options."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
 #: Open Inference Protocol data types and what numpy calls them.
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),

@@ -19,12 +19,16 @@ from shoal.telemetry import close_tracing, configure_logging, configure_tracing
 @click.option("--workers", type=int, help="Worker processes to start.")
 @click.option("--host", help="Address to listen on; loopback unless told otherwise.")
 @click.option("--listen-port", type=int, help="Port for HTTP and native clients; workers take the ones above it.")
+@click.option(
+    "--preproc-processes", type=int, help="Processes of each model for the steps before and after it; 0: none."
+)
 @common_options
 def serve(
     models: tuple[str, ...],
     workers: int | None,
     host: str | None,
     listen_port: int | None,
+    preproc_processes: int | None,
     file: Path | None,
     log_level: str | None,
     log_format: str | None,
@@ -41,6 +45,7 @@ def serve(
         coordinator__host=host,
         coordinator__port=listen_port,
         worker__models=models,
+        preproc__processes=preproc_processes,
     )
     models_asked_for = node.configured_models(found.config)
     if not models_asked_for:
@@ -83,6 +88,9 @@ def coordinator(
 @click.option("--zone", help="Where it stands; coordinators prefer their own zone.")
 @click.option("--role", help="prefill, decode or both.")
 @click.option("--stop-on-eof", is_flag=True, hidden=True, help="Stop when standard input ends: my parent has died.")
+@click.option(
+    "--preproc-processes", type=int, help="Processes of each model for the steps before and after it; 0: none."
+)
 @common_options
 def worker(
     host: str | None,
@@ -93,6 +101,7 @@ def worker(
     zone: str | None,
     role: str | None,
     stop_on_eof: bool,
+    preproc_processes: int | None,
     file: Path | None,
     log_level: str | None,
     log_format: str | None,
@@ -105,6 +114,7 @@ def worker(
         worker__host=host,
         worker__port=port,
         worker__models=models,
+        preproc__processes=preproc_processes,
         worker__coordinators=coordinators,
         worker__cpus=_cores(cpus),
         worker__zone=zone,

@@ -1,7 +1,7 @@
 """The fleet as state that events change, and the machine as cores that are dealt out."""
 
 from shoal.cluster.membership import MAX_WORKERS, MOVES, Member, Membership
-from shoal.cluster.threads import CoreGrant, engine_environment, plan_cores, share_grant
+from shoal.cluster.threads import CoreGrant, engine_environment, plan_cores, share_grant, step_environment
 
 __all__ = [
     "MAX_WORKERS",
@@ -12,4 +12,5 @@ __all__ = [
     "engine_environment",
     "plan_cores",
     "share_grant",
+    "step_environment",
 ]

@@ -62,3 +62,9 @@ def engine_environment(grant: CoreGrant) -> dict[str, str]:
         # An engine that aborts would first start a debugger to print where.
         "GGML_NO_BACKTRACE": "1",
     }
+
+
+def step_environment() -> dict[str, str]:
+    """Variables for a process of steps before or after inference: one thread, as several such processes run beside an
+    engine that has threads for all cores."""
+    return engine_environment(CoreGrant((), 1, shared=True)) | {"RAYON_NUM_THREADS": "1"}

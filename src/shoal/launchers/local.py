@@ -74,6 +74,11 @@ class ChildProcess:
             await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
         return describe_exit(code, self._tail)
 
+    def kill(self) -> None:
+        """At once, and without asking."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
     async def stop(self, timeout: float = KILL_AFTER) -> None:
         """SIGTERM, then SIGKILL once ``timeout`` seconds have passed. Returns when the child is gone."""
         with contextlib.suppress(ProcessLookupError):
@@ -86,8 +91,7 @@ class ChildProcess:
             )
         finally:
             # Also when this wait is cancelled: nobody else would end the child.
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self.kill()
         await self._process.wait()
         self._reader.cancel()
 

@@ -36,6 +36,7 @@ BUILT_IN: Final[Mapping[str, Family]] = MappingProxyType(
     {
         "smollm2": Family(ModelKind.GENERATE, (Engine.OPENVINO, Engine.LLAMA)),
         "minilm": Family(ModelKind.TENSOR, (Engine.ONNX, Engine.OPENVINO)),
+        "ocr": Family(ModelKind.TENSOR, (Engine.ONNX, Engine.OPENVINO)),
         "echo": Family(ModelKind.TENSOR, (Engine.ECHO,)),
     }
 )

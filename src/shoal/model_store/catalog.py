@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from shoal.errors import ModelNotFound
-from shoal.types import ModelKind
+from shoal.types import ModelKind, StepSpec
 
 Format = Literal["openvino", "onnx"]
 
@@ -39,8 +39,8 @@ class BuiltIn:
     files: tuple[ModelFile, ...]
     format: Format  # what the files are converted to
     recipe: int  # of the conversion: a higher number makes every cached copy be built again
-    preproc: tuple[str, ...] = ()  # steps by name, in order
-    postproc: tuple[str, ...] = ()
+    preproc: tuple[StepSpec, ...] = ()  # in order
+    postproc: tuple[StepSpec, ...] = ()
 
     @property
     def requirement(self) -> str:
@@ -102,11 +102,37 @@ _MINILM = BuiltIn(
     ),
     format="onnx",
     recipe=1,
-    preproc=("tokenize",),
-    postproc=("mean_pool",),
+    preproc=(StepSpec("tokenize"),),
+    postproc=(StepSpec("mean_pool"),),
 )
 
-CATALOG: Mapping[str, BuiltIn] = MappingProxyType({entry.name: entry for entry in (_SMOLLM2, _MINILM)})
+_OCR = BuiltIn(
+    name="ocr",
+    description="PP-OCRv6 recogniser, the text of a picture of one line",
+    kind=ModelKind.TENSOR,
+    licence="Apache-2.0",
+    package="rapidocr",
+    version="3.10.0",
+    wheel_size=27_288_134,
+    files=(
+        ModelFile(
+            "rapidocr/models/PP-OCRv6_rec_small.onnx",
+            21_234_383,
+            "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884",
+        ),
+    ),
+    format="onnx",
+    recipe=1,
+    preproc=(
+        StepSpec("decode_image", {"channels": "BGR"}),  # as OpenCV reads, with which it was trained
+        # The middle of the range fills the rest of the line: 0 for the model.
+        StepSpec("resize", {"width": 640, "height": 48, "keep_aspect": True, "pad": 127}),
+        StepSpec("normalize", {"output": "x", "mean": [0.5], "std": [0.5], "layout": "NCHW"}),
+    ),
+    postproc=(StepSpec("ctc_decode", {"labels": "characters.txt"}),),
+)
+
+CATALOG: Mapping[str, BuiltIn] = MappingProxyType({entry.name: entry for entry in (_SMOLLM2, _MINILM, _OCR)})
 
 
 def find(name: str) -> BuiltIn:

@@ -147,9 +147,15 @@ def _to_openvino(source: Path, entry: BuiltIn, folder: Path, progress: Progress)
 
 
 def _to_onnx(source: Path, entry: BuiltIn, folder: Path, progress: Progress) -> None:
-    from shoal.model_store.minilm import convert
+    if entry.name == "ocr":
+        from shoal.model_store import ppocr
 
-    convert(source, folder, progress)
+        (file,) = entry.files
+        ppocr.convert(source / file.name, folder, progress)
+        return
+    from shoal.model_store import minilm
+
+    minilm.convert(source, folder, progress)
 
 
 def _read_manifest(root: Path) -> _Manifest | None:

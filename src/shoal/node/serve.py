@@ -53,6 +53,7 @@ class ServeNode:
         command = [sys.executable, "-m", "shoal", "worker", "--stop-on-eof"]
         command += ["--host", host, "--port", str(own_port), "--coordinator", coordinator]
         command += ["--cpus", ",".join(map(str, grant.cpus))]
+        command += ["--preproc-processes", str(self._config.preproc.processes)]
         command += ["--log-level", self._config.log.level, "--log-format", self._config.log.format]
         if self._file is not None:
             command += ["--config", str(self._file)]

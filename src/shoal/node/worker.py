@@ -60,7 +60,8 @@ def build_runtimes(config: Config, specs: Sequence[ModelSpec]) -> dict[ModelId, 
 
 
 def _runtime(config: Config, spec: ModelSpec, grant: CoreGrant) -> ModelRuntime:
-    if spec.source is Source.BUILT_IN and spec.target == Engine.ECHO:
+    is_echo = spec.source is Source.BUILT_IN and spec.target == Engine.ECHO
+    if is_echo and not spec.settings.preproc and not spec.settings.postproc:
         return echo_runtime(spec)
     command = LoadModel(
         name=spec.name,
@@ -70,6 +71,7 @@ def _runtime(config: Config, spec: ModelSpec, grant: CoreGrant) -> ModelRuntime:
         threads=grant.threads,
         kv_tokens=config.engine.kv_tokens,
         max_sequences=config.engine.max_sequences,
+        step_processes=config.preproc.processes,
     )
     return EngineProcess(command, spec.kind, cpus=config.worker.cpus, environment=engine_environment(grant))
 

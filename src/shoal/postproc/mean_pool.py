@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
 import msgspec
 import numpy as np
 
 from shoal.errors import ModelLoadFailed
+from shoal.preproc import base
 from shoal.types import Tensors, TensorSpec
 
 TINY = 1e-12  # keeps a vector of zeros from a division by zero
@@ -23,27 +23,37 @@ class _ModelShape(msgspec.Struct, frozen=True):
 class MeanPool:
     """The mean of ``hidden`` over the tokens that are no padding, as ``embedding``; their number as ``tokens``."""
 
-    def __init__(self, width: int) -> None:
+    class Options(base.Options, frozen=True):
+        input: str = "hidden"
+        output: str = "embedding"
+
+    def __init__(self, options: Options, folder: Path | None) -> None:
+        """Raises :class:`~shoal.errors.ModelLoadFailed`."""
+        self._options = options
+        width = _width(folder)
         self.inputs = (
-            TensorSpec("hidden", "FP32", (-1, -1, width)),
+            TensorSpec(options.input, "FP32", (-1, -1, width)),
             TensorSpec("attention_mask", "INT64", (-1, -1)),
         )
         self.outputs = (
-            TensorSpec("embedding", "FP32", (-1, width)),
+            TensorSpec(options.output, "FP32", (-1, width)),
             TensorSpec("tokens", "INT64", (-1,)),
         )
 
-    @classmethod
-    def from_folder(cls, folder: Path) -> Self:
-        try:
-            shape = msgspec.json.decode((folder / "config.json").read_bytes(), type=_ModelShape)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ModelLoadFailed(f"cannot read {folder / 'config.json'}: {error}") from error
-        return cls(shape.hidden_size)
-
     def __call__(self, tensors: Tensors) -> Tensors:
-        hidden, mask = tensors["hidden"], tensors["attention_mask"]
+        mask = tensors["attention_mask"]
+        # A row that ran with longer ones has been padded once more since its mask was made.
+        hidden = tensors[self._options.input][:, : mask.shape[1]]
         # Made one long, the sum over the tokens and their mean are the same vector.
         total = np.einsum("bsd,bs->bd", hidden, mask.astype(np.float32))
         length = np.linalg.norm(total, axis=1, keepdims=True)
-        return {"embedding": total / np.maximum(length, TINY), "tokens": mask.sum(axis=1)}
+        return {self._options.output: total / np.maximum(length, TINY), "tokens": mask.sum(axis=1)}
+
+
+def _width(folder: Path | None) -> int:
+    if folder is None:
+        raise ModelLoadFailed("the model has no folder with a config.json")
+    try:
+        return msgspec.json.decode((folder / "config.json").read_bytes(), type=_ModelShape).hidden_size
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ModelLoadFailed(f"cannot read {folder / 'config.json'}: {error}") from error

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from shoal.types import Tensors, TensorSpec
 
 
 class Step(Protocol):
-    """A pure function of named arrays, with a description of both ends."""
+    """A pure function of named arrays, with a description of both ends.
+
+    The built-in ones are made from ``(options, folder)``: a struct of the class in their attribute ``Options``, and
+    the folder of the model's files, if it has one.
+    """
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What it takes: it is called with these arrays and no others, and they fit."""
+        """What it takes: it is called with these arrays and no others. Empty: it takes whatever there is."""
 
     @property
-    def outputs(self) -> tuple[TensorSpec, ...]: ...
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What it makes; empty where it does not say."""
 
     def __call__(self, tensors: Tensors) -> Tensors:
         """Raises :class:`~shoal.errors.InvalidRequest` for content it cannot take."""
 
 
-StepFactory = Callable[[Path], Step]  # from the model's folder; raises ModelLoadFailed
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What can be set of a step."""

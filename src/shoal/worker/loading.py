@@ -18,11 +18,12 @@ from shoal.errors import ModelLoadFailed
 from shoal.messages import LoadModel, ModelInfo
 from shoal.model_registry import Engine, ModelSpec, Source, make_spec
 from shoal.model_store import find, no_progress, pull, pull_source
-from shoal.postproc import STEPS as POSTPROC
-from shoal.preproc import STEPS as PREPROC
-from shoal.types import ChatPrompt, ModelId, ModelKind, ModelState, Prompt, TextPrompt, TokenId
+from shoal.preproc import read_step
+from shoal.preproc.pool import StepPool
+from shoal.preproc.process import ChildStepProcess
+from shoal.types import ChatPrompt, ModelId, ModelKind, ModelState, Prompt, TensorSpec, TextPrompt, TokenId
 from shoal.worker.generation import GenerationLoop
-from shoal.worker.pipeline import TensorPipeline
+from shoal.worker.pipeline import StepPipeline, TensorParts, TensorPipeline
 from shoal.worker.runtime import LanguageRuntime, ModelRuntime, TensorRuntime
 
 
@@ -34,7 +35,10 @@ async def load_model(command: LoadModel) -> ModelRuntime:
     try:
         if spec.kind is ModelKind.GENERATE:
             return language_runtime(spec, await asyncio.to_thread(language_engine, spec, cache, options))
-        return tensor_runtime(spec, await asyncio.to_thread(tensor_pipeline, spec, cache, options))
+        parts = await asyncio.to_thread(tensor_parts, spec, cache, options)
+        if command.step_processes and parts.has_steps:
+            return await stepped_runtime(spec, parts, command.step_processes)
+        return tensor_runtime(spec, await asyncio.to_thread(parts.join))
     except ImportError as error:
         raise ModelLoadFailed(
             f"model '{spec.name}' needs the package {error.name}: install Shoal with the extra of its engine"
@@ -53,15 +57,34 @@ def language_runtime(spec: ModelSpec, engine: LanguageEngine) -> LanguageRuntime
 
 
 def tensor_runtime(spec: ModelSpec, pipeline: TensorPipeline) -> TensorRuntime:
-    info = ModelInfo(
+    return TensorRuntime(_tensor_info(spec, pipeline.inputs, pipeline.outputs), pipeline, BatchLimits())
+
+
+async def stepped_runtime(spec: ModelSpec, parts: TensorParts, processes: int) -> TensorRuntime:
+    """A tensor model whose steps run in processes of their own."""
+    command = parts.steps_command(spec.settings.step_timeout)
+    pool = StepPool(
+        lambda: ChildStepProcess.start(f"steps of {spec.id}", command), size=processes, timeout=command.timeout
+    )
+    loaded = await pool.start()
+    try:
+        steps = StepPipeline(parts.engine, steps=pool, preproc=loaded.preproc, postproc=loaded.postproc)
+    except ModelLoadFailed:
+        await pool.close()
+        raise
+    info = _tensor_info(spec, steps.inputs, steps.outputs)
+    return TensorRuntime(info, TensorPipeline(parts.engine), BatchLimits(), steps)
+
+
+def _tensor_info(spec: ModelSpec, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> ModelInfo:
+    return ModelInfo(
         name=spec.name,
         kind=ModelKind.TENSOR,
         state=ModelState.READY,
         version=spec.version,
-        inputs=pipeline.inputs,
-        outputs=pipeline.outputs,
+        inputs=inputs,
+        outputs=outputs,
     )
-    return TensorRuntime(info, pipeline, BatchLimits())
 
 
 def echo_runtime(spec: ModelSpec) -> TensorRuntime:
@@ -92,19 +115,21 @@ def language_engine(spec: ModelSpec, cache: Path, options: EngineOptions) -> Lan
     return LlamaEngine(_gguf(spec, cache), options)
 
 
-def tensor_pipeline(spec: ModelSpec, cache: Path, options: EngineOptions) -> TensorPipeline:
+def tensor_parts(spec: ModelSpec, cache: Path, options: EngineOptions) -> TensorParts:
+    preproc = tuple(map(read_step, spec.settings.preproc))
+    postproc = tuple(map(read_step, spec.settings.postproc))
+    if spec.source is Source.BUILT_IN and spec.target == Engine.ECHO:
+        return TensorParts(EchoEngine(), None, preproc, postproc)
     if spec.source is Source.BUILT_IN:
         entry, folder = find(spec.target), pull(spec.target, cache, no_progress)
-        return TensorPipeline(
-            _onnx_engine(folder / "model.onnx", options),
-            preproc=[PREPROC[name](folder) for name in entry.preproc],
-            postproc=[POSTPROC[name](folder) for name in entry.postproc],
-        )
+        engine = _onnx_engine(folder / "model.onnx", options)
+        return TensorParts(engine, folder, preproc or entry.preproc, postproc or entry.postproc)
     if spec.source is Source.PYTHON:
         from shoal.engines.python import PythonEngine
 
-        return TensorPipeline(PythonEngine(spec.target, options))
-    return TensorPipeline(_onnx_engine(_existing(spec), options))
+        return TensorParts(PythonEngine(spec.target, options), None, preproc, postproc)
+    path = _existing(spec)
+    return TensorParts(_onnx_engine(path, options), path.parent, preproc, postproc)
 
 
 def _onnx_engine(path: Path, options: EngineOptions) -> TensorEngine:

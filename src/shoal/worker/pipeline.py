@@ -1,14 +1,49 @@
-"""One tensor model as a client sees it: steps before the engine, the engine, steps after it."""
+"""One tensor model as a client sees it: steps before the engine, the engine, steps after it.
+
+Without step processes all of it is one synchronous run (:class:`TensorPipeline`), of a whole batch. With them
+(:class:`StepPipeline`) the steps of each request run beside the engine, and only what the engine takes joins a batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
+from shoal.batcher.stacking import count_rows
 from shoal.engines.base import TensorEngine
 from shoal.engines.specs import check_inputs
-from shoal.errors import EngineFailed
-from shoal.preproc import Step
-from shoal.types import Tensors, TensorSpec
+from shoal.errors import ModelLoadFailed
+from shoal.messages import LoadSteps, RunSteps, StepInfo
+from shoal.preproc import Chain, pick
+from shoal.types import StepSpec, Tensors, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class TensorParts:
+    """What a tensor model consists of, before it is joined."""
+
+    engine: TensorEngine
+    folder: Path | None  # of the model's files
+    preproc: tuple[StepSpec, ...] = ()
+    postproc: tuple[StepSpec, ...] = ()
+
+    @property
+    def has_steps(self) -> bool:
+        return bool(self.preproc or self.postproc)
+
+    def join(self) -> TensorPipeline:
+        """All of it in this process. Raises :class:`~shoal.errors.ModelLoadFailed`."""
+        return TensorPipeline(
+            self.engine,
+            preproc=Chain.make(self.preproc, self.folder),
+            postproc=Chain.make(self.postproc, self.folder),
+        )
+
+    def steps_command(self, timeout: float) -> LoadSteps:
+        """For a step process; ``timeout`` in seconds is for one request."""
+        return LoadSteps(self.preproc, self.postproc, None if self.folder is None else str(self.folder), timeout)
 
 
 class TensorPipeline:
@@ -18,13 +53,14 @@ class TensorPipeline:
     mask that tokenisation has written. Clients get the outputs of the last step alone.
     """
 
-    def __init__(self, engine: TensorEngine, *, preproc: Sequence[Step] = (), postproc: Sequence[Step] = ()) -> None:
+    def __init__(self, engine: TensorEngine, *, preproc: Chain = Chain(), postproc: Chain = Chain()) -> None:  # noqa: B008
+        """Raises :class:`~shoal.errors.ModelLoadFailed` when something takes what nothing before it makes."""
+        check_complete(preproc.info, engine, postproc.info)
         self._engine = engine
-        self._preproc = tuple(preproc)
-        self._postproc = tuple(postproc)
+        self._preproc = preproc
+        self._postproc = postproc
         #: What clients send and get; empty where the model does not say.
-        self.inputs: tuple[TensorSpec, ...] = preproc[0].inputs if preproc else engine.inputs
-        self.outputs: tuple[TensorSpec, ...] = postproc[-1].outputs if postproc else engine.outputs
+        self.inputs, self.outputs = _ends(preproc.info, engine, postproc.info)
 
     @property
     def batchable(self) -> bool:
@@ -33,23 +69,104 @@ class TensorPipeline:
 
     def run(self, inputs: Tensors) -> Tensors:
         """Raises :class:`~shoal.errors.InvalidRequest` and :class:`~shoal.errors.EngineFailed`."""
-        if self._preproc:  # an engine looks at its inputs itself
+        if self._preproc.info and self.inputs:  # an engine looks at its inputs itself
             check_inputs(inputs, self.inputs)
-        made = inputs
-        for step in self._preproc:
-            made = made | step(_pick(made, step.inputs))
-        latest = self._engine.run(_pick(made, self._engine.inputs) if self._preproc else inputs)
-        for step in self._postproc:
-            made = made | latest
-            latest = step(_pick(made, step.inputs))
-        return latest
+        made = inputs | self._preproc.run(inputs)[0]
+        outputs = self._engine.run(pick(made, self._engine.inputs) if self._preproc.info else inputs)
+        return self._postproc.run(made | outputs)[1] if self._postproc.info else outputs
 
     def close(self) -> None:
         self._engine.close()
 
 
-def _pick(tensors: Tensors, specs: Sequence[TensorSpec]) -> Tensors:
-    try:
-        return {spec.name: tensors[spec.name] for spec in specs}
-    except KeyError as error:
-        raise EngineFailed(f"the pipeline is not complete: nothing makes {error}") from error
+class StepRunner(Protocol):
+    """Runs the steps of one request: a :class:`~shoal.preproc.pool.StepPool`."""
+
+    async def run(self, message: RunSteps) -> Tensors: ...
+
+    async def close(self) -> None: ...
+
+
+class StepPipeline:
+    """The same around an engine whose runs somebody else batches. For any number of requests at a time."""
+
+    def __init__(
+        self, engine: TensorEngine, *, steps: StepRunner, preproc: Sequence[StepInfo], postproc: Sequence[StepInfo]
+    ) -> None:
+        """Raises as :class:`TensorPipeline` does."""
+        check_complete(preproc, engine, postproc)
+        self._steps = steps
+        self._batchable = engine.batchable
+        self._engine_inputs = engine.inputs
+        self._preproc = tuple(preproc)
+        self._postproc = tuple(postproc)
+        self._postproc_takes = _taken(postproc)
+        self.inputs, self.outputs = _ends(preproc, engine, postproc)
+
+    async def infer(self, inputs: Tensors, run: Callable[[Tensors], Awaitable[Tensors]]) -> Tensors:
+        """``run`` is the engine's. Raises as :class:`TensorPipeline` does, and what the :class:`StepRunner` raises."""
+        if self._batchable:
+            count_rows(inputs)  # they must agree before the first step already
+        made = inputs
+        if self._preproc:
+            if self.inputs:
+                check_inputs(inputs, self.inputs)
+            made = inputs | await self._steps.run(RunSteps("preproc", inputs, self._wanted()))
+        outputs = await run(pick(made, self._engine_inputs) if self._preproc else inputs)
+        if not self._postproc:
+            return outputs
+        made = made | outputs
+        taken = self._postproc_takes
+        return await self._steps.run(RunSteps("postproc", made if taken is None else _known(made, taken)))
+
+    def _wanted(self) -> tuple[str, ...] | None:
+        """What preproc makes and somebody takes."""
+        if not self._engine_inputs or self._postproc_takes is None:
+            return None
+        return tuple({spec.name for spec in self._engine_inputs} | self._postproc_takes)
+
+    async def close(self) -> None:
+        await self._steps.close()
+
+
+def check_complete(preproc: Sequence[StepInfo], engine: TensorEngine, postproc: Sequence[StepInfo]) -> None:
+    """Does everyone find what he takes? As far as all say what they take and make.
+
+    Raises :class:`~shoal.errors.ModelLoadFailed`.
+    """
+    what = StepInfo("the engine", engine.inputs, engine.outputs)
+    stages = [*preproc, what, *postproc]
+    there = {spec.name for spec in stages[0].inputs}
+    if not there:
+        return
+    for stage in stages:
+        missing = [spec.name for spec in stage.inputs if spec.name not in there]
+        if missing:
+            raise ModelLoadFailed(
+                f"the pipeline is not complete: {stage.name} takes '{missing[0]}', which nothing makes"
+            )
+        if not stage.outputs:
+            return
+        there |= {spec.name for spec in stage.outputs}
+
+
+def _ends(
+    preproc: Sequence[StepInfo], engine: TensorEngine, postproc: Sequence[StepInfo]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """What goes in at one end and comes out at the other."""
+    return preproc[0].inputs if preproc else engine.inputs, postproc[-1].outputs if postproc else engine.outputs
+
+
+def _taken(steps: Sequence[StepInfo]) -> set[str] | None:
+    """What steps take that none of them makes; None: whatever there is."""
+    if any(not step.inputs for step in steps):
+        return None
+    taken, made = set[str](), set[str]()
+    for step in steps:
+        taken |= {spec.name for spec in step.inputs} - made
+        made |= {spec.name for spec in step.outputs}
+    return taken
+
+
+def _known(tensors: Tensors, names: set[str]) -> Tensors:
+    return {name: array for name, array in tensors.items() if name in names}

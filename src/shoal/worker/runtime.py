@@ -12,7 +12,7 @@ from shoal.errors import InvalidRequest
 from shoal.messages import Chunk, Generate, Infer, Inferred, Load, ModelInfo
 from shoal.types import Tensors
 from shoal.worker.generation import GenerationLoop
-from shoal.worker.pipeline import TensorPipeline
+from shoal.worker.pipeline import StepPipeline, TensorPipeline
 
 
 class ModelRuntime(Protocol):
@@ -59,11 +59,17 @@ class LanguageRuntime:
 
 
 class TensorRuntime:
-    """A tensor model in this process: its rows are batched, its engine runs in a thread of its own."""
+    """A tensor model in this process: its rows are batched, its engine runs in a thread of its own.
 
-    def __init__(self, info: ModelInfo, pipeline: TensorPipeline, limits: BatchLimits) -> None:
+    ``steps``: what runs around it in other processes; ``pipeline`` is then the engine alone.
+    """
+
+    def __init__(
+        self, info: ModelInfo, pipeline: TensorPipeline, limits: BatchLimits, steps: StepPipeline | None = None
+    ) -> None:
         self.info = info
         self._pipeline = pipeline
+        self._steps = steps
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"engine {info.name}")
         self._batcher = Batcher(self._execute, limits) if pipeline.batchable else None
         self._in_flight = 0
@@ -81,6 +87,8 @@ class TensorRuntime:
         self._in_flight += 1
         try:
             run = self._execute if self._batcher is None else self._batcher.submit
+            if self._steps is not None:
+                return Inferred(outputs=await self._steps.infer(request.inputs, run))
             return Inferred(outputs=await run(request.inputs))
         finally:
             self._in_flight -= 1
@@ -89,6 +97,8 @@ class TensorRuntime:
         return None
 
     async def close(self) -> None:
+        if self._steps is not None:
+            await self._steps.close()
         if self._batcher is not None:
             await self._batcher.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
