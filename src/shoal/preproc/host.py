@@ -13,6 +13,7 @@ import socket
 import sys
 from pathlib import Path
 
+from shoal.aio import Tasks
 from shoal.errors import ModelUnavailable, ProtocolError
 from shoal.messages import Inferred, LoadSteps, Message, RunSteps, StepsLoaded
 from shoal.preproc.chain import Chain
@@ -25,7 +26,8 @@ GRACE = 5.0  # seconds beyond the limit that the parent has to kill a process th
 class StepHost:
     def __init__(self) -> None:
         self._preproc = self._postproc = Chain()
-        self._timeout: float | None = None  # once the steps are made
+        self._is_loaded = False
+        self._tasks = Tasks()
 
     async def serve(self, fd: int) -> None:
         """Serve until the parent closes its end."""
@@ -40,6 +42,7 @@ class StepHost:
                 await call.send(Inferred(await asyncio.to_thread(self._run, message)))
             case LoadSteps():
                 await asyncio.to_thread(self._load, message)
+                self._tasks.start(self._watch(message.timeout), name="watch the steps")
                 await call.send(StepsLoaded(self._preproc.info, self._postproc.info))
             case _:
                 raise ProtocolError(f"a step process does not take {type(message).__name__}")
@@ -48,21 +51,22 @@ class StepHost:
         folder = None if message.folder is None else Path(message.folder)
         self._preproc = Chain.make(message.preproc, folder)
         self._postproc = Chain.make(message.postproc, folder)
-        self._timeout = message.timeout
+        self._is_loaded = True
 
     def _run(self, message: RunSteps) -> Tensors:
-        if self._timeout is None:
+        if not self._is_loaded:
             raise ModelUnavailable("the steps are not loaded yet")
-        # Foreign code that holds the interpreter's lock stops our loop too; this watch needs neither, says where the
-        # code is stuck, and ends the process also when there is no parent any more to do it.
-        faulthandler.dump_traceback_later(self._timeout + GRACE, exit=True)
-        try:
-            if message.half == "postproc":
-                return self._postproc.run(message.tensors)[1]
-            made, _ = self._preproc.run(message.tensors)
-            return made if message.wanted is None else {name: made[name] for name in message.wanted if name in made}
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+        if message.half == "postproc":
+            return self._postproc.run(message.tensors)[1]
+        made, _ = self._preproc.run(message.tensors)
+        return made if message.wanted is None else {name: made[name] for name in message.wanted if name in made}
+
+    async def _watch(self, timeout: float) -> None:
+        """Foreign code that holds the interpreter's lock stops this loop too. The watch in C needs
+        neither: it says where the code is stuck, and ends the process when there is no parent left to do it."""
+        while True:
+            faulthandler.dump_traceback_later(timeout + GRACE, exit=True)
+            await asyncio.sleep(timeout / 2)
 
 
 def main() -> None:
