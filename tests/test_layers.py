@@ -24,8 +24,8 @@ FOREIGN_ENGINES = {"onnx", "onnxruntime", "openvino", "openvino_genai", "gguf", 
 FOREIGN_ENGINES |= {"xllamacpp", "llama_cpp", "torch", "tensorflow", "vllm"}
 TEST_HELPERS = {"tests", "conftest", "pytest", "hypothesis", "unittest", "testing"}
 
-# Processes of their own, which their parent starts with a few plain arguments; the second answers on its output.
-CHILD_PROGRAMS = {"worker/engine_host.py", "model_store/convert_gguf.py"}
+# Processes of their own, which their parent starts with a few plain arguments; the last answers on its output.
+CHILD_PROGRAMS = {"worker/engine_host.py", "preproc/host.py", "model_store/convert_gguf.py"}
 # These hand their environment on to a child; the last sets a variable before its library loads.
 PASS_ENVIRONMENT_ON = {"launchers/local.py", "model_store/wheel.py", "engines/llama_abi.py"}
 

@@ -76,13 +76,11 @@ class ChildProcess:
 
     def kill(self) -> None:
         """At once, and without asking."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        self._signal(signal.SIGKILL)
 
     async def stop(self, timeout: float = KILL_AFTER) -> None:
         """SIGTERM, then SIGKILL once ``timeout`` seconds have passed. Returns when the child is gone."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+        self._signal(signal.SIGTERM)
         try:
             await asyncio.wait_for(self._process.wait(), timeout)
         except TimeoutError:
@@ -94,6 +92,13 @@ class ChildProcess:
             self.kill()
         await self._process.wait()
         self._reader.cancel()
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Not by the process's own methods: they look first whether it has ended, and so take the exit code from
+        # the watcher of the event loop.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     async def _pass_on_stderr(self) -> None:
         stream = self._process.stderr

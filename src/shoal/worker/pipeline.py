@@ -101,6 +101,7 @@ class StepPipeline:
         self._preproc = tuple(preproc)
         self._postproc = tuple(postproc)
         self._postproc_takes = _taken(postproc)
+        self._wanted = _wanted(engine, self._postproc_takes)
         self.inputs, self.outputs = _ends(preproc, engine, postproc)
 
     async def infer(self, inputs: Tensors, run: Callable[[Tensors], Awaitable[Tensors]]) -> Tensors:
@@ -111,19 +112,13 @@ class StepPipeline:
         if self._preproc:
             if self.inputs:
                 check_inputs(inputs, self.inputs)
-            made = inputs | await self._steps.run(RunSteps("preproc", inputs, self._wanted()))
+            made = inputs | await self._steps.run(RunSteps("preproc", inputs, self._wanted))
         outputs = await run(pick(made, self._engine_inputs) if self._preproc else inputs)
         if not self._postproc:
             return outputs
         made = made | outputs
         taken = self._postproc_takes
         return await self._steps.run(RunSteps("postproc", made if taken is None else _known(made, taken)))
-
-    def _wanted(self) -> tuple[str, ...] | None:
-        """What preproc makes and somebody takes."""
-        if not self._engine_inputs or self._postproc_takes is None:
-            return None
-        return tuple({spec.name for spec in self._engine_inputs} | self._postproc_takes)
 
     async def close(self) -> None:
         await self._steps.close()
@@ -166,6 +161,14 @@ def _taken(steps: Sequence[StepInfo]) -> set[str] | None:
         taken |= {spec.name for spec in step.inputs} - made
         made |= {spec.name for spec in step.outputs}
     return taken
+
+
+def _wanted(engine: TensorEngine, postproc_takes: set[str] | None) -> tuple[str, ...] | None:
+    """Of what preproc makes, what has to come back; None: all of it."""
+    if not engine.inputs or postproc_takes is None:
+        return None
+    made_after = {spec.name for spec in engine.outputs}
+    return tuple(sorted({spec.name for spec in engine.inputs} | (postproc_takes - made_after)))
 
 
 def _known(tensors: Tensors, names: set[str]) -> Tensors:

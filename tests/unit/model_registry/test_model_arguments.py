@@ -54,7 +54,7 @@ def test_an_option_picks_the_engine(argument: str, name: str, uri: str, engine: 
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
-        ("", "give a built-in name (smollm2, minilm, echo, default), a path"),
+        ("", "give a built-in name (smollm2, minilm, ocr, echo, default), a path"),
         ("salmon", "'salmon' is not a model"),
         ("fish=", "'' is not a model"),
         ("fish=salmon", "'salmon' is not a model"),

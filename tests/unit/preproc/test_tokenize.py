@@ -9,8 +9,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from shoal.errors import InvalidRequest, ModelLoadFailed
-from shoal.preproc import STEPS, Step
-from shoal.types import Tensors
+from shoal.preproc import Step, make_step
+from shoal.types import StepSpec, Tensors
 
 WORDS = ("[PAD]", "[UNK]", "one", "fish", "two")
 
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tokenize(folder: Path) -> Step:
-    return STEPS["tokenize"](folder)
+    return make_step(StepSpec("tokenize"), folder)
 
 
 def text(*rows: bytes) -> Tensors:
@@ -47,6 +47,12 @@ def test_rows_are_cut_at_the_models_limit_and_not_at_that_of_the_tokenizer_file(
     assert tokenize(text(b"one fish two fish one"))["input_ids"].tolist() == [[2, 3, 4, 3]]
 
 
+def test_a_limit_that_is_set_needs_no_published_one(folder: Path) -> None:
+    (folder / "sentence_bert_config.json").unlink()
+    tokenize = make_step(StepSpec("tokenize", {"max_tokens": 1}), folder)
+    assert tokenize(text(b"one fish two"))["input_ids"].tolist() == [[2]]
+
+
 def test_text_that_is_not_utf8_is_refused_with_its_row(tokenize: Step) -> None:
     with pytest.raises(InvalidRequest, match="row 1 of 'text' is not UTF-8"):
         tokenize(text(b"one", b"\xff"))
@@ -58,5 +64,10 @@ def test_a_folder_without_a_readable_tokenizer_is_refused(folder: Path, name: st
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_text(content)
-    with pytest.raises(ModelLoadFailed, match="cannot read the tokenizer"):
-        STEPS["tokenize"](folder)
+    with pytest.raises(ModelLoadFailed, match="step 'tokenize': cannot read the tokenizer"):
+        make_step(StepSpec("tokenize"), folder)
+
+
+def test_a_model_without_a_folder_has_no_tokenizer() -> None:
+    with pytest.raises(ModelLoadFailed, match="no folder"):
+        make_step(StepSpec("tokenize"), None)

@@ -5,9 +5,11 @@ import pytest
 
 from shoal.engines.base import TensorEngine
 from shoal.engines.echo import EchoEngine
-from shoal.errors import EngineFailed, InvalidRequest
-from shoal.types import Tensors, TensorSpec
-from shoal.worker.pipeline import TensorPipeline
+from shoal.errors import InvalidRequest, ModelLoadFailed
+from shoal.messages import RunSteps, StepInfo
+from shoal.preproc import Chain
+from shoal.types import Array, Tensors, TensorSpec
+from shoal.worker.pipeline import StepPipeline, TensorPipeline, check_complete
 
 
 class Increment(TensorEngine):
@@ -48,13 +50,39 @@ class Join:
         return {"joined": np.stack([tensors["next"], tensors["length"]], axis=1)}
 
 
+PARSE, JOIN = Chain([("parse", Parse())]), Chain([("join", Join())])
+
+
+class MemorySteps:
+    """A pool of step processes in memory; remembers what it was sent."""
+
+    def __init__(self, preproc: Chain = Chain(), postproc: Chain = Chain()) -> None:  # noqa: B008
+        self.preproc, self.postproc = preproc, postproc
+        self.seen: list[RunSteps] = []
+        self.closed = False
+
+    async def run(self, message: RunSteps) -> Tensors:
+        self.seen.append(message)
+        if message.half == "postproc":
+            return self.postproc.run(message.tensors)[1]
+        made, _ = self.preproc.run(message.tensors)
+        return made if message.wanted is None else {name: made[name] for name in message.wanted if name in made}
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def around(engine: TensorEngine, steps: MemorySteps) -> StepPipeline:
+    return StepPipeline(engine, steps=steps, preproc=steps.preproc.info, postproc=steps.postproc.info)
+
+
 def text(*rows: bytes) -> Tensors:
     return {"text": np.array(rows, dtype=object)}
 
 
 def test_what_a_step_makes_reaches_every_step_after_it_and_only_the_last_outputs_leave() -> None:
     engine = Increment()
-    pipeline = TensorPipeline(engine, preproc=[Parse()], postproc=[Join()])
+    pipeline = TensorPipeline(engine, preproc=PARSE, postproc=JOIN)
     assert pipeline.inputs == Parse.inputs
     assert pipeline.outputs == Join.outputs
     made = pipeline.run(text(b"7", b"10"))
@@ -69,7 +97,7 @@ def test_without_steps_it_is_the_engine() -> None:
 
 
 def test_inputs_are_checked_before_the_first_step() -> None:
-    pipeline = TensorPipeline(Increment(), preproc=[Parse()])
+    pipeline = TensorPipeline(Increment(), preproc=PARSE)
     with pytest.raises(InvalidRequest, match="'text' must be BYTES"):
         pipeline.run({"text": np.zeros(2)})
     with pytest.raises(InvalidRequest, match="no input 'number'"):
@@ -82,12 +110,124 @@ def test_an_engine_that_takes_anything_gets_everything() -> None:
     assert pipeline.run({"input": np.array(5)})["output"] == 5
 
 
-def test_a_step_whose_input_nobody_makes_is_named() -> None:
-    with pytest.raises(EngineFailed, match="nothing makes 'length'"):
-        TensorPipeline(Increment(), postproc=[Join()]).run({"number": np.array([1])})
+def info(name: str, takes: str, makes: str) -> StepInfo:
+    """``takes`` and ``makes``: names with spaces between them."""
+    inputs, outputs = (tuple(TensorSpec(word, "INT64", (-1,)) for word in words.split()) for words in (takes, makes))
+    return StepInfo(name, inputs, outputs)
+
+
+@pytest.mark.parametrize(
+    ("preproc", "postproc", "missing"),
+    [
+        ([], [info("join", "next length", "out")], "join takes 'length'"),
+        ([info("parse", "text", "digits")], [], "the engine takes 'number'"),
+        ([info("parse", "text", "a"), info("more", "b", "number")], [], "more takes 'b'"),
+        ([info("parse", "text", "number")], [info("join", "next text number", "out")], None),
+        ([info("anything", "", "digits")], [], None),
+        ([info("parse", "text", ""), info("more", "b", "c")], [], None),
+    ],
+)
+def test_what_nobody_makes_is_named_before_the_first_request(
+    preproc: list[StepInfo], postproc: list[StepInfo], missing: str | None
+) -> None:
+    if missing is None:
+        check_complete(preproc, Increment(), postproc)
+        return
+    with pytest.raises(ModelLoadFailed, match=f"not complete: {missing}, which nothing makes"):
+        check_complete(preproc, Increment(), postproc)
 
 
 def test_closing_closes_the_engine() -> None:
     engine = Increment()
     TensorPipeline(engine).close()
     assert engine.closed
+
+
+async def test_steps_of_a_request_run_around_the_engine_and_send_no_more_than_is_needed() -> None:
+    engine, steps = Increment(), MemorySteps(PARSE, JOIN)
+    pipeline = around(engine, steps)
+    assert (pipeline.inputs, pipeline.outputs) == (Parse.inputs, Join.outputs)
+    ran: list[Tensors] = []
+
+    async def run(inputs: Tensors) -> Tensors:
+        ran.append(inputs)
+        return engine.run(inputs)
+
+    made = await pipeline.infer(text(b"7", b"10"), run)
+    assert made["joined"].tolist() == [[8, 1], [11, 2]]
+    assert [set(inputs) for inputs in ran] == [{"number"}]
+    before, after = steps.seen
+    assert (before.half, set(before.wanted or ())) == ("preproc", {"number", "length"})
+    assert (after.half, set(after.tensors)) == ("postproc", {"next", "length"})
+
+
+@pytest.mark.parametrize("halves", ["preproc", "postproc", "both"])
+async def test_with_step_processes_and_without_the_answer_is_the_same(halves: str) -> None:
+    preproc = PARSE if halves != "postproc" else Chain()
+    postproc = Chain([("double", Double())]) if halves != "preproc" else Chain()
+    engine = Increment()
+    inputs = text(b"7") if halves != "postproc" else {"number": np.array([7])}
+
+    async def run(inputs: Tensors) -> Tensors:
+        return engine.run(inputs)
+
+    apart = await around(engine, MemorySteps(preproc, postproc)).infer(inputs, run)
+    together = TensorPipeline(engine, preproc=preproc, postproc=postproc).run(inputs)
+    assert plain(apart) == plain(together)
+
+
+class Double:
+    """A step that says nothing of itself."""
+
+    inputs = outputs = ()
+
+    def __call__(self, tensors: Tensors) -> Tensors:
+        return {"double": tensors["next"] * 2}
+
+
+def plain(tensors: Tensors) -> dict[str, object]:
+    def one(array: Array) -> object:
+        return array.tolist()
+
+    return {name: one(array) for name, array in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        ({"text": np.zeros(2)}, "'text' must be BYTES"),
+        ({"text": np.empty((0,), object)}, "'text' has no rows"),
+        ({"text": np.array([b"1"], object), "number": np.array([1])}, "no input 'number'"),
+    ],
+)
+async def test_inputs_are_checked_before_a_step_process_sees_them(inputs: Tensors, reason: str) -> None:
+    steps = MemorySteps(PARSE)
+
+    async def run(inputs: Tensors) -> Tensors:
+        raise AssertionError("nothing gets so far")
+
+    with pytest.raises(InvalidRequest, match=reason):
+        await around(Increment(), steps).infer(inputs, run)
+    assert steps.seen == []
+
+
+async def test_an_engine_that_takes_anything_gets_all_that_was_made() -> None:
+    class Rename:
+        inputs = (TensorSpec("input", "INT64", (-1,)),)
+        outputs = (TensorSpec("input", "INT64", (-1,)),)
+
+        def __call__(self, tensors: Tensors) -> Tensors:
+            return {"input": tensors["input"] + 1}
+
+    engine, steps = EchoEngine(), MemorySteps(Chain([("rename", Rename())]))
+
+    async def run(inputs: Tensors) -> Tensors:
+        return engine.run(inputs)
+
+    assert plain(await around(engine, steps).infer({"input": np.array([1])}, run)) == {"output": [2]}
+
+
+async def test_closing_ends_the_step_processes() -> None:
+    steps = MemorySteps(PARSE)
+    await around(Increment(), steps).close()
+    assert steps.closed
