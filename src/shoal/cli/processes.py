@@ -35,7 +35,7 @@ def serve(
 ) -> None:
     """Serve MODELs: a coordinator and its workers, with one command.
 
-    MODEL is a built-in name (smollm2, minilm, echo), NAME=URI, or a path to a .gguf or .onnx file.
+    MODEL is a built-in name (smollm2, minilm, ocr, echo), NAME=URI, or a path to a .gguf or .onnx file.
     """
     found = settings(
         file,

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal import postproc, preproc
 from shoal.engines.base import EngineOptions
 from shoal.engines.onnx import OnnxEngine
 from shoal.errors import ModelLoadFailed
 from shoal.model_store import find, located, no_progress, pull, pull_source
 from shoal.types import Tensors
-from shoal.worker.pipeline import TensorPipeline
+from shoal.worker.pipeline import TensorParts, TensorPipeline
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "minilm_reference.json").read_text())["rows"]
 TEXTS = [row["text"] for row in REFERENCE]
@@ -39,11 +38,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def minilm(cache: Path) -> TensorPipeline:
     folder, entry = located("minilm", cache), find("minilm")
     assert folder is not None
-    return TensorPipeline(
-        OnnxEngine(folder / "model.onnx", EngineOptions()),
-        preproc=[preproc.STEPS[name](folder) for name in entry.preproc],
-        postproc=[postproc.STEPS[name](folder) for name in entry.postproc],
-    )
+    engine = OnnxEngine(folder / "model.onnx", EngineOptions())
+    return TensorParts(engine, folder, entry.preproc, entry.postproc).join()
 
 
 def text(*rows: str) -> Tensors:

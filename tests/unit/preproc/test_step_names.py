@@ -116,7 +116,7 @@ def test_a_step_of_the_users_that_cannot_be_made_is_named(name: str, options: di
 
 
 def test_a_module_that_is_not_there_is_named() -> None:
-    with pytest.raises(ModelLoadFailed, match="step 'no_such.module:f': No module named 'no_such'"):
+    with pytest.raises(ModelLoadFailed, match=r"step 'no_such\.module:f': No module named 'no_such'"):
         make_step(StepSpec("no_such.module:f"), None)
 
 
