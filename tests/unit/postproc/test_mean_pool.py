@@ -7,7 +7,7 @@ import pytest
 
 from shoal.errors import ModelLoadFailed
 from shoal.preproc import Step, make_step
-from shoal.types import StepSpec
+from shoal.types import StepSpec, Tensors
 
 
 def mean_pool(folder: Path, width: int) -> Step:
@@ -32,7 +32,7 @@ def test_what_a_batch_padded_on_top_has_no_part_either(tmp_path: Path) -> None:
 
 
 def test_a_row_without_tokens_is_a_vector_of_zeros(tmp_path: Path) -> None:
-    tensors = {"hidden": np.ones((1, 3, 2), np.float32), "attention_mask": np.zeros((1, 3), np.int64)}
+    tensors: Tensors = {"hidden": np.ones((1, 3, 2), np.float32), "attention_mask": np.zeros((1, 3), np.int64)}
     assert mean_pool(tmp_path, 2)(tensors)["embedding"].tolist() == [[0, 0]]
 
 

@@ -27,7 +27,8 @@ def test_the_best_come_first_and_of_equal_ones_the_first() -> None:
     made = top([[0.1, 0.5, 0.4, 0.5]], k=3)
     assert made["indices"].tolist() == [[1, 3, 2]]
     np.testing.assert_array_equal(made["scores"], np.array([[0.5, 0.5, 0.4]], np.float32))
-    assert (made["indices"].dtype, made["scores"].dtype) == (np.int64, np.float32)
+    assert made["indices"].dtype == np.int64
+    assert made["scores"].dtype == np.float32
     assert made.keys() == {"indices", "scores"}
 
 

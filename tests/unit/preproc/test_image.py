@@ -46,7 +46,8 @@ def resize(images: Array, **options: Any) -> Array:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_a_file_becomes_pixels(kind: str) -> None:
     pixels = decode(encoded(picture(), kind), encoded(picture(colour=BLUE), kind))
-    assert (pixels.shape, pixels.dtype) == ((2, 2, 4, 3), np.uint8)
+    assert pixels.shape == (2, 2, 4, 3)
+    assert pixels.dtype == np.uint8
     np.testing.assert_allclose(pixels[0], np.full((2, 4, 3), RED), atol=8)
     np.testing.assert_allclose(pixels[1], np.full((2, 4, 3), BLUE), atol=8)
 
@@ -129,7 +130,8 @@ def test_pictures_of_different_sizes_come_out_alike() -> None:
     images = decode(encoded(picture(5, 7)), encoded(picture(20, 10, BLUE)))
     assert images.dtype == np.object_
     resized = resize(images, width=4, height=3)
-    assert (resized.shape, resized.dtype) == ((2, 3, 4, 3), np.uint8)
+    assert resized.shape == (2, 3, 4, 3)
+    assert resized.dtype == np.uint8
     assert (resized[0] == RED).all()
     assert (resized[1] == BLUE).all()
 
