@@ -47,6 +47,7 @@ class StepPool:
         self._resting: dict[int, str] = {}  # processes that died too often: their number, and how
         self._tasks = Tasks()
         self._closed = False
+        self._loaded: asyncio.Future[StepsLoaded]  # of the first process that has made its steps, or could not
 
     def __repr__(self) -> str:
         return f"<StepPool of {self._size}, {len(self._idle)} free, {len(self._waiting)} requests wait>"
@@ -58,11 +59,14 @@ class StepPool:
 
     async def start(self) -> StepsLoaded:
         """Start all processes; returns once the steps are made. Raises :class:`~shoal.errors.ModelLoadFailed`."""
-        first = await self._start()
-        self._keep(0, first)
-        for number in range(1, self._size):
-            self._keep(number, None)
-        return first.loaded
+        self._loaded = asyncio.get_running_loop().create_future()
+        for number in range(self._size):
+            self._tasks.start(self._keep_running(number), name=f"keep step process {number}")
+        try:
+            return await self._loaded
+        except BaseException:
+            await self.close()
+            raise
 
     async def run(self, message: RunSteps) -> Tensors:
         """Have a process do it. Cancelling gives the place up.
@@ -117,6 +121,7 @@ class StepPool:
             _fail(job, DeadlineExceeded(f"the steps of {job.message.half} did not end within {self._timeout:g} s"))
             return
         except WorkerLost:
+            process.kill()  # whatever it was that ended, it is not used again
             self._retry(job)
             return
         except asyncio.CancelledError:
@@ -137,15 +142,11 @@ class StepPool:
 
     # -- processes
 
-    def _keep(self, number: int, process: StepProcess | None) -> None:
-        self._tasks.start(self._keep_running(number, process), name=f"keep step process {number}")
-
-    async def _keep_running(self, number: int, process: StepProcess | None) -> None:
+    async def _keep_running(self, number: int) -> None:
         policy = RestartPolicy()
         while True:
             began = now()
-            reason = await self._live(number, process)
-            process = None
+            reason = await self._live(number)
             pause = policy.delay(now() - began)
             extra = {"action": "step_process_died", "crashes": policy.crashes}
             logger.error("step process %d %s", number, reason, extra=extra)
@@ -154,12 +155,16 @@ class StepPool:
                 self._rest(number, reason)
             await asyncio.sleep(pause)
 
-    async def _live(self, number: int, process: StepProcess | None) -> str:
+    async def _live(self, number: int) -> str:
         """One life of a process; returns how it ended."""
         try:
-            process = process or await self._start()
+            process = await self._start()
         except (ModelLoadFailed, OSError) as error:
+            if not self._loaded.done():
+                self._loaded.set_exception(ModelLoadFailed(str(error)))
             return f"did not start: {error}"
+        if not self._loaded.done():
+            self._loaded.set_result(process.loaded)
         try:
             self._resting.pop(number, None)
             self._idle.append(process)

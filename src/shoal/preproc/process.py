@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sys
 from typing import Protocol, Self
@@ -49,19 +50,21 @@ class ChildStepProcess:
     async def start(cls, name: str, command: LoadSteps) -> Self:
         """Raises :class:`~shoal.errors.ModelLoadFailed` when the steps cannot be made."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = await ChildProcess.start(
-                name,
-                [sys.executable, "-m", "shoal.preproc.host", str(theirs.fileno())],
-                environment=step_environment(),
-                pass_fds=[theirs.fileno()],
-            )
-        connection = await adopt(ours, hello=Hello(role="worker", node_id=name))
-        try:
-            return cls(process, connection, await _load(process, connection, command))
-        except BaseException:
-            await _stop(process, connection)
-            raise
+        async with contextlib.AsyncExitStack() as undo:
+            undo.callback(ours.close)
+            with theirs:
+                process = await ChildProcess.start(
+                    name,
+                    [sys.executable, "-m", "shoal.preproc.host", str(theirs.fileno())],
+                    environment=step_environment(),
+                    pass_fds=[theirs.fileno()],
+                )
+            undo.push_async_callback(_end, process)
+            connection = await adopt(ours, hello=Hello(role="worker", node_id=name))
+            undo.push_async_callback(connection.close, "its steps could not be made")
+            started = cls(process, connection, await _load(process, connection, command))
+            undo.pop_all()
+        return started
 
     @property
     def is_alive(self) -> bool:
@@ -84,7 +87,9 @@ class ChildStepProcess:
         self._process.kill()
 
     async def stop(self) -> None:
-        await _stop(self._process, self._connection)
+        self.kill()
+        await self._connection.close("the steps are not needed any more")
+        await _end(self._process)
 
 
 async def _load(process: ChildProcess, connection: Connection, command: LoadSteps) -> StepsLoaded:
@@ -101,8 +106,7 @@ async def _load(process: ChildProcess, connection: Connection, command: LoadStep
     return loaded
 
 
-async def _stop(process: ChildProcess, connection: Connection) -> None:
+async def _end(process: ChildProcess) -> None:
     # It keeps nothing, so it need not be asked; and a step that is stuck would not listen.
     process.kill()
-    await connection.close("the steps are not needed any more")
     await process.stop()

@@ -34,6 +34,8 @@ async def load_model(command: LoadModel) -> ModelRuntime:
     cache = Path(command.cache_dir)
     try:
         if spec.kind is ModelKind.GENERATE:
+            if spec.settings.preproc or spec.settings.postproc:
+                raise ModelLoadFailed(f"model '{spec.name}' generates text; preproc and postproc are for tensors")
             return language_runtime(spec, await asyncio.to_thread(language_engine, spec, cache, options))
         parts = await asyncio.to_thread(tensor_parts, spec, cache, options)
         if command.step_processes and parts.has_steps:
@@ -62,18 +64,19 @@ def tensor_runtime(spec: ModelSpec, pipeline: TensorPipeline) -> TensorRuntime:
 
 async def stepped_runtime(spec: ModelSpec, parts: TensorParts, processes: int) -> TensorRuntime:
     """A tensor model whose steps run in processes of their own."""
+    limits = BatchLimits()
     command = parts.steps_command(spec.settings.step_timeout)
     pool = StepPool(
         lambda: ChildStepProcess.start(f"steps of {spec.id}", command), size=processes, timeout=command.timeout
     )
     loaded = await pool.start()
     try:
-        steps = StepPipeline(parts.engine, steps=pool, preproc=loaded.preproc, postproc=loaded.postproc)
+        steps = StepPipeline(parts.engine, steps=pool, preproc=loaded.preproc, postproc=loaded.postproc, limits=limits)
     except ModelLoadFailed:
         await pool.close()
         raise
     info = _tensor_info(spec, steps.inputs, steps.outputs)
-    return TensorRuntime(info, TensorPipeline(parts.engine), BatchLimits(), steps)
+    return TensorRuntime(info, TensorPipeline(parts.engine), limits, steps)
 
 
 def _tensor_info(spec: ModelSpec, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> ModelInfo:

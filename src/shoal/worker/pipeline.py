@@ -6,18 +6,22 @@ Without step processes all of it is one synchronous run (:class:`TensorPipeline`
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-from shoal.batcher.stacking import count_rows
+from shoal.batcher import BatchLimits
+from shoal.batcher.stacking import count_rows, split, stack
 from shoal.engines.base import TensorEngine
 from shoal.engines.specs import check_inputs
-from shoal.errors import ModelLoadFailed
+from shoal.errors import InvalidRequest, ModelLoadFailed, PayloadTooLarge
 from shoal.messages import LoadSteps, RunSteps, StepInfo
 from shoal.preproc import Chain, pick
 from shoal.types import StepSpec, Tensors, TensorSpec
+
+Run: TypeAlias = Callable[[Tensors], Awaitable[Tensors]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +95,18 @@ class StepPipeline:
     """The same around an engine whose runs somebody else batches. For any number of requests at a time."""
 
     def __init__(
-        self, engine: TensorEngine, *, steps: StepRunner, preproc: Sequence[StepInfo], postproc: Sequence[StepInfo]
+        self,
+        engine: TensorEngine,
+        *,
+        steps: StepRunner,
+        preproc: Sequence[StepInfo],
+        postproc: Sequence[StepInfo],
+        limits: BatchLimits,
     ) -> None:
-        """Raises as :class:`TensorPipeline` does."""
+        """``limits`` are those of the engine's batches. Raises as :class:`TensorPipeline` does."""
         check_complete(preproc, engine, postproc)
         self._steps = steps
-        self._batchable = engine.batchable
+        self._limits = limits if engine.batchable else None
         self._engine_inputs = engine.inputs
         self._preproc = tuple(preproc)
         self._postproc = tuple(postproc)
@@ -104,14 +114,33 @@ class StepPipeline:
         self._wanted = _wanted(engine, self._postproc_takes)
         self.inputs, self.outputs = _ends(preproc, engine, postproc)
 
-    async def infer(self, inputs: Tensors, run: Callable[[Tensors], Awaitable[Tensors]]) -> Tensors:
+    async def infer(self, inputs: Tensors, run: Run) -> Tensors:
         """``run`` is the engine's. Raises as :class:`TensorPipeline` does, and what the :class:`StepRunner` raises."""
-        if self._batchable:
-            count_rows(inputs)  # they must agree before the first step already
+        if self._preproc and self.inputs:  # an engine looks at its inputs itself
+            check_inputs(inputs, self.inputs)
+        parts = [inputs] if self._limits is None else _parts(inputs, self._limits)
+        if len(parts) == 1:
+            return await self._infer_part(parts[0], run)
+        asked = [asyncio.ensure_future(self._infer_later_part(n, part, run)) for n, part in enumerate(parts)]
+        try:
+            return stack(await asyncio.gather(*asked))
+        finally:
+            for part in asked:
+                part.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _infer_later_part(self, number: int, inputs: Tensors, run: Run) -> Tensors:
+        try:
+            return await self._infer_part(inputs, run)
+        except InvalidRequest as error:
+            if not number or self._limits is None:
+                raise
+            start = number * self._limits.max_rows
+            raise type(error)(f"{error.message} (counted from row {start})", param=error.param) from error
+
+    async def _infer_part(self, inputs: Tensors, run: Run) -> Tensors:
         made = inputs
         if self._preproc:
-            if self.inputs:
-                check_inputs(inputs, self.inputs)
             made = inputs | await self._steps.run(RunSteps("preproc", inputs, self._wanted))
         outputs = await run(pick(made, self._engine_inputs) if self._preproc else inputs)
         if not self._postproc:
@@ -150,6 +179,17 @@ def _ends(
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """What goes in at one end and comes out at the other."""
     return preproc[0].inputs if preproc else engine.inputs, postproc[-1].outputs if postproc else engine.outputs
+
+
+def _parts(inputs: Tensors, limits: BatchLimits) -> list[Tensors]:
+    """As many rows as one run takes in each: steps make much of little, and a request's parts run beside each other.
+
+    Raises :class:`~shoal.errors.InvalidRequest`.
+    """
+    rows, most = count_rows(inputs), limits.max_rows
+    if rows > limits.max_queue_rows:
+        raise PayloadTooLarge(f"the request has {rows} rows; at most {limits.max_queue_rows} are allowed")
+    return list(split(inputs, [min(most, rows - start) for start in range(0, rows, most)]))
 
 
 def _taken(steps: Sequence[StepInfo]) -> set[str] | None:

@@ -46,6 +46,15 @@ async def test_stop_ends_a_child_that_listens() -> None:
     assert process.returncode == -15
 
 
+async def test_a_child_can_be_killed_at_once_and_again(tmp_path: Path) -> None:
+    process = await stubborn_child(tmp_path / "sign")
+    process.kill()
+    process.kill()
+    await process.stop()
+    assert await process.wait() == "killed by SIGKILL"
+    process.kill()  # nobody is there any more
+
+
 async def test_stop_kills_a_child_that_does_not(tmp_path: Path) -> None:
     process = await stubborn_child(tmp_path / "sign")
     await process.stop(timeout=0.2)

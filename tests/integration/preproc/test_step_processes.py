@@ -7,17 +7,20 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
 import pytest_asyncio
 
+from shoal.config import ModelConfig
 from shoal.errors import DeadlineExceeded, EngineFailed, ModelLoadFailed, PayloadTooLarge
-from shoal.messages import LoadSteps, RunSteps
+from shoal.messages import LoadModel, LoadSteps, RunSteps
 from shoal.preproc import host
 from shoal.preproc.pool import StepPool
 from shoal.preproc.process import ChildStepProcess
-from shoal.types import StepSpec, Tensors
+from shoal.types import FIRST_VERSION, ModelName, StepSpec, Tensors
+from shoal.worker.loading import load_model
 
 MakePool = Callable[..., Awaitable[StepPool]]
 
@@ -25,6 +28,7 @@ MakePool = Callable[..., Awaitable[StepPool]]
 @pytest_asyncio.fixture
 async def make_pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakePool]:
     """Makes pools of steps from ``user_steps.py``, and checks that they leave no process behind."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
     pools: list[StepPool] = []
@@ -121,6 +125,14 @@ async def test_steps_that_cannot_be_made_are_an_error_of_the_model(
 ) -> None:
     with pytest.raises(ModelLoadFailed, match=reason):
         await make_pool(function, **options)
+
+
+async def test_a_model_whose_pipeline_is_not_complete_leaves_no_process(make_pool: MakePool) -> None:
+    settings = ModelConfig(uri="user_steps:Model", preproc=("normalize_text",))
+    command = LoadModel(ModelName("fish"), FIRST_VERSION, msgspec.to_builtins(settings), "", 1, 256, 1)
+    with pytest.raises(ModelLoadFailed, match="the engine takes 'x', which nothing makes"):
+        await load_model(msgspec.structs.replace(command, step_processes=2))
+    assert step_processes() == []
 
 
 async def test_what_is_too_large_for_the_wire_is_refused_and_the_process_goes_on(make_pool: MakePool) -> None:

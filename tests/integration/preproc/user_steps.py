@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from shoal.types import TensorSpec
+
 Tensors = dict[str, np.ndarray]
 
 
@@ -49,3 +51,10 @@ def broken(tensors: Tensors, *, depth: int) -> Tensors:
 class DiesWhenMade:
     def __init__(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Model:
+    inputs = (TensorSpec("x", "FP32", (-1, 1)),)
+
+    def run(self, inputs: Tensors) -> Tensors:
+        return inputs

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.cluster import CoreGrant, engine_environment, plan_cores, share_grant
+from shoal.cluster import CoreGrant, engine_environment, plan_cores, share_grant, step_environment
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,10 @@ def test_engines_that_share_cores_spin_less() -> None:
 def test_the_engines_of_one_worker_all_have_its_cores() -> None:
     assert share_grant(CoreGrant((0, 1), 2), 3) == CoreGrant((0, 1), 2, shared=True)
     assert share_grant(CoreGrant((0,), 1, shared=True), 1).shared
+
+
+def test_a_step_process_has_one_thread_whatever_counts_the_cores() -> None:
+    environment = step_environment()
+    assert {environment[name] for name in environment if name.endswith("_NUM_THREADS")} == {"1"}
+    assert "RAYON_NUM_THREADS" in environment
+    assert environment["GOMP_SPINCOUNT"] == "300"

@@ -48,11 +48,6 @@ HERE = __name__
 X = {"x": np.array([1, 2])}
 
 
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, HERE, sys.modules[__name__])
-
-
 def make(name: str, folder: Path | None = None, **options: Any) -> Any:
     return make_step(StepSpec(f"{HERE}:{name}", options), folder)
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 
+from shoal.batcher import BatchLimits
 from shoal.engines.base import TensorEngine
 from shoal.engines.echo import EchoEngine
-from shoal.errors import InvalidRequest, ModelLoadFailed
+from shoal.errors import EngineFailed, InvalidRequest, ModelLoadFailed
 from shoal.messages import RunSteps, StepInfo
 from shoal.preproc import Chain
 from shoal.types import Array, Tensors, TensorSpec
@@ -50,6 +53,7 @@ class Join:
         return {"joined": np.stack([tensors["next"], tensors["length"]], axis=1)}
 
 
+LIMITS = BatchLimits(max_rows=3, max_queue_rows=8)
 PARSE, JOIN = Chain([("parse", Parse())]), Chain([("join", Join())])
 
 
@@ -73,7 +77,7 @@ class MemorySteps:
 
 
 def around(engine: TensorEngine, steps: MemorySteps) -> StepPipeline:
-    return StepPipeline(engine, steps=steps, preproc=steps.preproc.info, postproc=steps.postproc.info)
+    return StepPipeline(engine, steps=steps, preproc=steps.preproc.info, postproc=steps.postproc.info, limits=LIMITS)
 
 
 def text(*rows: bytes) -> Tensors:
@@ -197,6 +201,7 @@ def plain(tensors: Tensors) -> dict[str, object]:
     [
         ({"text": np.zeros(2)}, "'text' must be BYTES"),
         ({"text": np.empty((0,), object)}, "'text' has no rows"),
+        ({"text": np.full(9, b"1", object)}, "the request has 9 rows; at most 8 are allowed"),
         ({"text": np.array([b"1"], object), "number": np.array([1])}, "no input 'number'"),
     ],
 )
@@ -209,6 +214,55 @@ async def test_inputs_are_checked_before_a_step_process_sees_them(inputs: Tensor
     with pytest.raises(InvalidRequest, match=reason):
         await around(Increment(), steps).infer(inputs, run)
     assert steps.seen == []
+
+
+async def test_a_large_request_runs_in_parts_of_one_run_each() -> None:
+    engine, steps = Increment(), MemorySteps(PARSE, JOIN)
+    both_began = asyncio.Barrier(3)
+
+    async def run(inputs: Tensors) -> Tensors:
+        await asyncio.wait_for(both_began.wait(), 5)
+        return engine.run(inputs)
+
+    made = await around(engine, steps).infer(text(*(b"%d" % number for number in range(8))), run)
+    assert made["joined"][:, 0].tolist() == list(range(1, 9))
+    assert [len(message.tensors["text"]) for message in steps.seen if message.half == "preproc"] == [3, 3, 2]
+
+
+async def test_a_part_that_fails_ends_the_others() -> None:
+    ended: list[str] = []
+
+    async def run(inputs: Tensors) -> Tensors:
+        if 7 in inputs["number"]:
+            raise EngineFailed("seven")
+        try:
+            return await asyncio.Future()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    with pytest.raises(EngineFailed, match="seven"):
+        await around(Increment(), MemorySteps(PARSE)).infer(text(*(b"%d" % number for number in range(8))), run)
+    assert ended == ["cancelled"] * 2
+
+
+async def test_a_row_of_a_later_part_is_told_with_where_its_counting_begins() -> None:
+    class Refuse(Parse):
+        def __call__(self, tensors: Tensors) -> Tensors:
+            for row, fish in enumerate(tensors["text"]):
+                if fish == b"7":
+                    raise InvalidRequest(f"row {row} is no fish", param="text")
+            return super().__call__(tensors)
+
+    async def run(inputs: Tensors) -> Tensors:
+        return Increment().run(inputs)
+
+    pipeline = around(Increment(), MemorySteps(Chain([("refuse", Refuse())])))
+    with pytest.raises(InvalidRequest, match=r"row 1 is no fish \(counted from row 6\)") as refused:
+        await pipeline.infer(text(*(b"%d" % number for number in range(8))), run)
+    assert refused.value.param == "text"
+    with pytest.raises(InvalidRequest, match=r"row 0 is no fish$"):
+        await pipeline.infer(text(b"7", b"1", b"1", b"1"), run)
 
 
 async def test_an_engine_that_takes_anything_gets_all_that_was_made() -> None:
