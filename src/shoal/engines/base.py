@@ -7,7 +7,7 @@ takes nothing else with it. Only :meth:`LanguageEngine.interrupt` may come from 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,10 +34,15 @@ class TensorEngine(ABC):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batchable: bool = True  # may rows of several requests share a run? If not, the first axis may be anything
+    streams: bool = False  # does it answer in parts?
 
     @abstractmethod
     def run(self, inputs: Tensors) -> Tensors:
         """Raises :class:`~shoal.errors.InvalidRequest` for inputs the model cannot take."""
+
+    def stream(self, inputs: Tensors) -> Generator[Tensors]:
+        """The outputs in parts, each with all rows of the inputs. Raises as :meth:`run` does, also between parts."""
+        yield self.run(inputs)
 
     def close(self) -> None:
         return None

@@ -42,7 +42,9 @@ class EngineHost:
                     async for chunk in chunks:
                         await call.send(chunk)
             case Infer():
-                await call.send(await self._ready().infer(message))
+                async with contextlib.aclosing(self._ready().infer(message, deadline=call.deadline)) as parts:
+                    async for part in parts:
+                        await call.send(part)
             case LoadModel():
                 self._runtime = await load_model(message)
                 self._runtime.start(lambda: None)

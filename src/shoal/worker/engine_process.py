@@ -64,11 +64,13 @@ class EngineProcess:
                     assert isinstance(chunk, Chunk)
                     yield chunk
 
-    async def infer(self, request: Infer) -> Inferred:
+    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
+        timeout = None if deadline is None else deadline - now()
         with self._lost_is_a_reason():
-            answer = await self._ready().call(request, timeout=None)
-        assert isinstance(answer, Inferred)
-        return answer
+            async with self._ready().stream(request, timeout) as answers:
+                async for part in answers:
+                    assert isinstance(part, Inferred)
+                    yield part
 
     async def close(self) -> None:
         await self._tasks.close()

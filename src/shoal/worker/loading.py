@@ -60,8 +60,11 @@ def tensor_runtime(spec: ModelSpec, pipeline: TensorPipeline) -> TensorRuntime:
         version=spec.version,
         inputs=pipeline.inputs,
         outputs=pipeline.outputs,
+        batchable=pipeline.batchable if spec.settings.batchable is None else spec.settings.batchable,
     )
-    return TensorRuntime(info, pipeline, BatchLimits())
+    batching = spec.settings.batching
+    limits = BatchLimits(batching.max_rows, batching.max_wait, batching.max_queue_rows, batching.target_latency)
+    return TensorRuntime(info, pipeline, limits, buckets=batching.buckets)
 
 
 def echo_runtime(spec: ModelSpec) -> TensorRuntime:

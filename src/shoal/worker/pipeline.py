@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 
 from shoal.engines.base import TensorEngine
 from shoal.engines.specs import check_inputs
@@ -31,14 +32,33 @@ class TensorPipeline:
         """May rows of several requests share a run?"""
         return self._engine.batchable
 
+    @property
+    def streams(self) -> bool:
+        """Does the model answer in parts?"""
+        return self._engine.streams
+
     def run(self, inputs: Tensors) -> Tensors:
         """Raises :class:`~shoal.errors.InvalidRequest` and :class:`~shoal.errors.EngineFailed`."""
+        made, taken = self._prepare(inputs)
+        return self._finish(made, self._engine.run(taken))
+
+    def stream(self, inputs: Tensors) -> Generator[Tensors]:
+        """The same in parts; the steps after the engine see each part alone. Closing it stops the engine."""
+        made, taken = self._prepare(inputs)
+        with closing(self._engine.stream(taken)) as parts:
+            for part in parts:
+                yield self._finish(made, part)
+
+    def _prepare(self, inputs: Tensors) -> tuple[Tensors, Tensors]:
+        """All that is there before the engine runs, and what the engine gets of it."""
         if self._preproc:  # an engine looks at its inputs itself
             check_inputs(inputs, self.inputs)
         made = inputs
         for step in self._preproc:
             made = made | step(_pick(made, step.inputs))
-        latest = self._engine.run(_pick(made, self._engine.inputs) if self._preproc else inputs)
+        return made, _pick(made, self._engine.inputs) if self._preproc else inputs
+
+    def _finish(self, made: Tensors, latest: Tensors) -> Tensors:
         for step in self._postproc:
             made = made | latest
             latest = step(_pick(made, step.inputs))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Protocol
 
-from shoal.batcher import Batcher, BatchLimits
+from shoal.batcher import NO_OBSERVER, Batcher, BatchLimits, BatchObserver, Padding
 from shoal.errors import InvalidRequest
 from shoal.messages import Chunk, Generate, Infer, Inferred, Load, ModelInfo
 from shoal.types import Tensors
@@ -27,7 +28,9 @@ class ModelRuntime(Protocol):
     def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
         """Closing the generator aborts the generation within a step."""
 
-    async def infer(self, request: Infer) -> Inferred: ...
+    def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
+        """The last part of the answer says that it is the last. Past ``deadline`` (on the loop's clock) a run is not
+        begun any more; closing the generator gives the place in the queue back."""
 
     def start(self, changed: Callable[[], None]) -> None:
         """Begin to load; ``changed`` is called whenever ``info`` or the load has."""
@@ -48,7 +51,7 @@ class LanguageRuntime:
     def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
         return self._loop.generate(request)
 
-    async def infer(self, request: Infer) -> Inferred:
+    def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
         raise InvalidRequest(f"model '{self.info.name}' generates text, it does not infer on tensors", param="model")
 
     def start(self, changed: Callable[[], None]) -> None:
@@ -59,31 +62,71 @@ class LanguageRuntime:
 
 
 class TensorRuntime:
-    """A tensor model in this process: its rows are batched, its engine runs in a thread of its own."""
+    """A tensor model in this process: its rows are batched, its engine runs in a thread of its own.
 
-    def __init__(self, info: ModelInfo, pipeline: TensorPipeline, limits: BatchLimits) -> None:
+    What the model is and whether its rows may be batched is what ``info`` says.
+    """
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        pipeline: TensorPipeline,
+        limits: BatchLimits,
+        *,
+        buckets: Sequence[int] = (),
+        observer: BatchObserver = NO_OBSERVER,
+    ) -> None:
         self.info = info
         self._pipeline = pipeline
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"engine {info.name}")
-        self._batcher = Batcher(self._execute, limits) if pipeline.batchable else None
+        self._batcher: Batcher | None = None
+        if info.batchable:
+            padding = Padding(buckets, inputs=pipeline.inputs, outputs=pipeline.outputs)
+            self._batcher = Batcher(self._execute, limits, padding=padding, model=info.name, observer=observer)
         self._in_flight = 0
 
-    async def _execute(self, inputs: Tensors) -> Tensors:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._pipeline.run, inputs)
-
     def load(self) -> Load:
-        return Load(in_flight=self._in_flight)
+        return Load(in_flight=self._in_flight, waiting=self._batcher.queued if self._batcher is not None else 0)
 
     def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
         raise InvalidRequest(f"model '{self.info.name}' infers on tensors, it does not generate", param="model")
 
-    async def infer(self, request: Infer) -> Inferred:
+    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
         self._in_flight += 1
         try:
-            run = self._execute if self._batcher is None else self._batcher.submit
-            return Inferred(outputs=await run(request.inputs))
+            if not self._pipeline.streams:
+                yield Inferred(await self._whole(request, deadline))
+                return
+            async with aclosing(self._parts(request, deadline)) as parts:
+                async for part in parts:
+                    yield Inferred(part, last=False)
+            yield Inferred({})  # which part is the last shows only when none comes behind it
         finally:
             self._in_flight -= 1
+
+    async def _whole(self, request: Infer, deadline: float | None) -> Tensors:
+        if self._batcher is not None:
+            return await self._batcher.submit(request.inputs, priority=request.priority, deadline=deadline)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._pipeline.run, request.inputs)
+
+    def _parts(self, request: Infer, deadline: float | None) -> AsyncGenerator[Tensors]:
+        if self._batcher is not None:
+            return self._batcher.stream(request.inputs, priority=request.priority, deadline=deadline)
+        return self._execute(request.inputs)
+
+    async def _execute(self, inputs: Tensors) -> AsyncGenerator[Tensors]:
+        """One run in the engine's thread, which makes a part of a stream only when it is asked for."""
+        loop = asyncio.get_running_loop()
+        if not self._pipeline.streams:
+            yield await loop.run_in_executor(self._thread, self._pipeline.run, inputs)
+            return
+        parts = self._pipeline.stream(inputs)
+        try:
+            while (part := await loop.run_in_executor(self._thread, next, parts, None)) is not None:
+                yield part
+        finally:
+            # In the same thread, so behind a step that still runs.
+            self._thread.submit(parts.close)
 
     def start(self, changed: Callable[[], None]) -> None:
         return None

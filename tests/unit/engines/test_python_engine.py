@@ -104,7 +104,7 @@ def test_a_class_without_close_is_closed_in_silence(make: Make) -> None:
         ("unfinished:Model", "No module named 'no_such_library'"),
         ("users_model:Nothing", "has no attribute 'Nothing'"),
         ("users_model:FailsToStart", "OSError: no such camera"),
-        ("users_model:Mute", "neither a method 'run' nor a method 'predict'"),
+        ("users_model:Mute", "none of the methods 'run', 'predict' and 'stream'"),
         ("users_model:BadSpecs", "must be TensorSpec values"),
         ("users_model", "cannot load users_model"),
     ],
