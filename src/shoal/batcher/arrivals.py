@@ -30,7 +30,7 @@ class Arrivals:
         span = min(now - self.seen, self._longest_span)
         if self._answers_last:
             self._after_answers = _averaged(self._after_answers, span)
-        else:
+        elif self.seen > -math.inf:
             self._after_arrival = _averaged(self._after_arrival, span)
         self.expected = max(0, self.expected - 1)
         self.seen, self._answers_last = now, False

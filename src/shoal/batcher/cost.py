@@ -15,7 +15,7 @@ from dataclasses import dataclass
 REMEMBERED = 0.95  # share of the old that is kept at each run
 USUAL_WEIGHT = 0.1  # of a new residual in the usual one
 LONGEST_RESIDUAL = 3.0  # times the usual one
-LEAST_USUAL = 0.01  # share of the cost
+LEAST_ERROR = 0.01  # share of the cost
 LEAST_SECONDS = 1e-6
 
 
@@ -33,9 +33,9 @@ class Cost:
     def rows_within(self, seconds: float, max_rows: int) -> int:
         """The largest run that takes no longer, with twice the usual error to spare: 1 to ``max_rows``."""
         left = seconds / (1 + 2 * self.error) - self.fixed
-        if self.per_row * max_rows <= left:
+        if left >= self.per_row * max_rows:
             return max_rows
-        return max(1, int(left / self.per_row)) if self.per_row > 0 else 1
+        return max(1, int(left / self.per_row)) if left > 0 else 1
 
 
 class CostFit:
@@ -43,46 +43,45 @@ class CostFit:
 
     def __init__(self) -> None:
         self.cost: Cost | None = None
-        self._fixed = self._per_row = 0.0  # as fitted, of any sign
-        self._information = (0.0, 0.0, 0.0)  # symmetric: both of ``fixed``, mixed, both of ``per_row``
-        self._usual = 1.0
+        self._warm = False
+        self._information = (1.0, 0.0, 1.0)  # in runs, symmetric: of ``fixed``, mixed, of ``per_row``
         self._rows = 0.0  # of a usual run
 
     def observe(self, rows: int, seconds: float) -> None:
         """A run of ``rows`` took ``seconds``."""
+        if not self._warm:  # the first run allocates and compiles: it says nothing of the others
+            self._warm = True
+            return
         if self.cost is None:
-            self._fixed, self._rows = seconds, float(rows)
-            weight = 1 / max(seconds, LEAST_SECONDS) ** 2
-            self._information = (weight, 0.0, weight)
+            self.cost, self._rows = Cost(max(seconds, LEAST_SECONDS), 0.0, 1.0), float(rows)
         self._rows += USUAL_WEIGHT * (rows - self._rows)
-        predicted = self._fixed + self._per_row * rows
-        scale = max(predicted, LEAST_SECONDS)
-        self._learn((1 / scale, rows / scale), self._clipped((seconds - predicted) / scale))
-        self.cost = self._as_cost()
+        known, scale = self.cost, self.cost.of(rows)
+        residual = _clipped((seconds - scale) / scale, known.error)
+        # Weighed by its share of the cost, and so that a usual run weighs the same however slow the model is.
+        usual = known.fixed + known.per_row * self._rows
+        fixed, per_row = self._step((usual / scale, usual / scale * rows), usual * residual)
+        error = max(LEAST_ERROR, known.error + USUAL_WEIGHT * (abs(residual) - known.error))
+        self.cost = self._possible(known.fixed + fixed, known.per_row + per_row, max(usual / 2, LEAST_SECONDS), error)
 
-    def _clipped(self, residual: float) -> float:
-        limit = LONGEST_RESIDUAL * self._usual
-        clipped = min(max(residual, -limit), limit)
-        self._usual = max(LEAST_USUAL, self._usual + USUAL_WEIGHT * (abs(clipped) - self._usual))
-        return clipped
-
-    def _learn(self, run: tuple[float, float], residual: float) -> None:
-        """Forget along ``run``, add it, and go the step of least squares."""
+    def _step(self, run: tuple[float, float], residual: float) -> tuple[float, float]:
+        """Forget along ``run``, add it, and return the step of least squares."""
         x, y = run
         a, b, c = self._information
         u, v = a * x + b * y, b * x + c * y
         lost = (1 - REMEMBERED) / (u * x + v * y)
         a, b, c = a - lost * u * u + x * x, b - lost * u * v + x * y, c - lost * v * v + y * y
-        determinant = a * c - b * b
         self._information = (a, b, c)
-        self._fixed += residual * (c * x - b * y) / determinant
-        self._per_row += residual * (a * y - b * x) / determinant
+        scale = residual / (a * c - b * b)
+        return scale * (c * x - b * y), scale * (a * y - b * x)
 
-    def _as_cost(self) -> Cost:
-        """Neither part can be below zero; then the other one is what a usual run has shown."""
-        usual = max(self._fixed + self._per_row * self._rows, LEAST_SECONDS)
-        if self._per_row < 0:
-            return Cost(usual, 0.0, self._usual)
-        if self._fixed < 0:
-            return Cost(0.0, usual / self._rows, self._usual)
-        return Cost(self._fixed, self._per_row, self._usual)
+    def _possible(self, fixed: float, per_row: float, least: float, error: float) -> Cost:
+        """Neither part can be below zero: then the other one is what a usual run takes, ``least`` seconds or more."""
+        usual = max(fixed + per_row * self._rows, least)
+        if per_row < 0 or fixed + per_row * self._rows < least:
+            return Cost(usual, 0.0, error)
+        return Cost(fixed, per_row, error) if fixed >= 0 else Cost(0.0, usual / self._rows, error)
+
+
+def _clipped(residual: float, error: float) -> float:
+    limit = LONGEST_RESIDUAL * error
+    return min(max(residual, -limit), limit)

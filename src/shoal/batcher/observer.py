@@ -8,16 +8,12 @@ from shoal.batcher.policy import Release
 
 
 class BatchObserver(Protocol):
-    def batch_released(
-        self, model: str, reason: Release, rows: int, requests: int, waited: float, ran: float
-    ) -> None:
+    def batch_released(self, model: str, reason: Release, rows: int, requests: int, waited: float, ran: float) -> None:
         """A batch has run, well or not. ``waited``: how long the first to come had, in seconds; ``ran``: the run."""
 
 
 class _Nobody:
-    def batch_released(
-        self, model: str, reason: Release, rows: int, requests: int, waited: float, ran: float
-    ) -> None:
+    def batch_released(self, model: str, reason: Release, rows: int, requests: int, waited: float, ran: float) -> None:
         return None
 
 

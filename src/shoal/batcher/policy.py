@@ -12,6 +12,7 @@ from shoal.batcher.cost import Cost
 
 PROMOTION = 1.0  # seconds of waiting that count as much as one step of priority
 MAX_PRIORITY = 10  # of either sign; beyond it counts as this
+WORTH_WAITING = 0.5  # of a run's fixed cost: time within which all who are expected have to come
 PATIENCE = 8.0  # times the usual gap; who is later than that is not waited for
 
 
@@ -108,7 +109,10 @@ def rows_allowed(limits: BatchLimits, cost: Cost | None) -> int:
 
 
 def decide(
-    queue: Iterable[E], now: float, limits: BatchLimits, outlook: Outlook = Outlook()  # noqa: B008  (it is frozen)
+    queue: Iterable[E],
+    now: float,
+    limits: BatchLimits,
+    outlook: Outlook = Outlook(),  # noqa: B008  (it is frozen)
 ) -> Flush[E] | WaitUntil | None:
     """What a free model should do about a queue in the order of its ranks; ``None`` when it is empty.
 
@@ -143,9 +147,12 @@ def _company_expected_until(group: _Group[E], outlook: Outlook) -> float:
 
     Clients that ask again as soon as they are answered, and are served in two runs that take turns, sit through the
     fixed cost of both, time and again; once they are together, through one. So waiting pays if all who are expected
-    come within the fixed cost, whatever a row costs, and no wait may be longer than that. Where requests come as they
-    like, as many come during a run as are answered by it, which takes longer than its fixed cost: then nobody waits.
+    come well within the fixed cost, whatever a row costs, and no wait may be longer than that. Where requests come as
+    they like, as many come during a run as are answered by it, which takes longer than its fixed cost: then nobody
+    waits.
     """
-    if outlook.cost is None or not outlook.expected or outlook.gap * outlook.expected >= outlook.cost.fixed:
+    if outlook.cost is None or not outlook.expected:
+        return -math.inf
+    if outlook.gap * outlook.expected >= WORTH_WAITING * outlook.cost.fixed:
         return -math.inf
     return min(outlook.seen + PATIENCE * outlook.gap, max(group.oldest, outlook.free_since) + outlook.cost.fixed)
