@@ -1,8 +1,8 @@
 """Batching, in one process and without HTTP: `python benchmarks/batching.py [--rounds 5]`.
 
-First the rule for when to wait, on a model that costs ``fixed + per_row · rows`` milliseconds and a clock that jumps, so
-that the figures are the rule's alone. Then MiniLM on ONNX Runtime: 32 clients through a runtime, against a bare loop over
-the same engine at batch 32.
+First the rule for when to wait, on a model that costs ``fixed + per_row · rows`` milliseconds and a clock that jumps,
+so that the figures are the rule's alone. Then MiniLM on ONNX Runtime: 32 clients through a runtime, against a bare loop
+over the same engine at batch 32.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """What a run costs: ``fixed + per_row · rows`` seconds, fitted to the runs as they happen.
 
 Recursive least squares, weighted for errors that are a share of the cost, not a span: a run of 100 ms may be 5 ms off,
-one of 2 ms may not. Old runs are forgotten in the direction of the new one alone (L. Cao and H. Schwartz, "A directional
-forgetting algorithm based on the decomposition of the information matrix", Automatica 36, 2000): a model that runs
-batches of one size for hours does not forget what the others cost. A residual counts up to three times the usual one
-(P. J. Huber, "Robust estimation of a location parameter", 1964), so that a run that was held up by something else moves
-little; if runs stay slow the usual one grows, and the fit follows.
+one of 2 ms may not. Old runs are forgotten in the direction of the new one alone (L. Cao and H. Schwartz, "A
+directional forgetting algorithm based on the decomposition of the information matrix", Automatica 36, 2000): a model
+that runs batches of one size for hours does not forget what the others cost. A residual counts up to three times the
+usual one (P. J. Huber, "Robust estimation of a location parameter", 1964), so that a run that was held up by something
+else moves little; if runs stay slow the usual one grows, and the fit follows.
 """
 
 from __future__ import annotations

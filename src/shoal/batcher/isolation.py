@@ -13,8 +13,8 @@ SPARE_FAILURES = 3  # runs that may fail in a row beyond those that lead down to
 
 
 class Isolation:
-    """Halving finds one bad entry of ``entries`` in at most ``2 · log2(entries)`` runs. An engine that fails whatever it
-    gets is given up after a few more than ``log2(entries)``."""
+    """Halving finds one bad entry of ``entries`` in at most ``2 · log2(entries)`` runs. An engine that fails whatever
+    it gets is given up after a few more than ``log2(entries)``."""
 
     def __init__(self, entries: int) -> None:
         self._allowed = entries.bit_length() + SPARE_FAILURES

@@ -112,7 +112,7 @@ def decide(
     queue: Iterable[E],
     now: float,
     limits: BatchLimits,
-    outlook: Outlook = Outlook(),  # noqa: B008  (it is frozen)
+    outlook: Outlook = Outlook(),
 ) -> Flush[E] | WaitUntil | None:
     """What a free model should do about a queue in the order of its ranks; ``None`` when it is empty.
 

@@ -20,6 +20,7 @@ from shoal.errors import (
     ModelUnavailable,
     Overloaded,
     PayloadTooLarge,
+    ShoalError,
     WorkerLost,
 )
 from shoal.types import Tensors, TensorSpec
@@ -521,19 +522,24 @@ def test_a_client_that_leaves_a_stream_hurts_nobody_and_the_last_one_stops_the_r
     simulate(scene())
 
 
+async def taken(batcher: Batcher, *request: int, pause: float = 0.0) -> tuple[int, str]:
+    """How many parts came, and the error behind them; ``pause`` seconds go by after each."""
+    count = 0
+    try:
+        async for _ in batcher.stream(rows(*request)):
+            count += 1
+            await asyncio.sleep(pause)
+    except ShoalError as error:
+        return count, error.message
+    return count, ""
+
+
 def test_a_stream_that_breaks_ends_with_the_error_behind_what_came_and_is_not_run_again() -> None:
     async def scene() -> None:
         model = Counter(fails_before=1)
         batcher = Batcher(model, LIMITS)
-
-        async def received() -> int:
-            count = 0
-            with pytest.raises(EngineFailed, match="broken"):
-                async for _ in batcher.stream(rows(1)):
-                    count += 1
-            return count
-
-        assert await asyncio.gather(received(), received()) == [1, 1]
+        one, two = await asyncio.gather(taken(batcher, 1), taken(batcher, 2))
+        assert one == two == (1, "broken")
         assert model.runs == [2]
 
     simulate(scene())
@@ -541,24 +547,36 @@ def test_a_stream_that_breaks_ends_with_the_error_behind_what_came_and_is_not_ru
 
 def test_who_does_not_read_his_stream_loses_it_and_the_others_get_theirs() -> None:
     async def scene() -> None:
-        async def endless(inputs: Tensors) -> AsyncGenerator[Tensors]:
+        async def long(inputs: Tensors) -> AsyncGenerator[Tensors]:
             for _ in range(MAX_PARTS + 10):
                 await asyncio.sleep(0.001)
                 yield {"y": inputs["x"]}
 
-        batcher = Batcher(endless, LIMITS)
+        batcher = Batcher(long, LIMITS)
+        lost, kept = await asyncio.gather(taken(batcher, 1, pause=60), taken(batcher, 2))
+        assert lost[0] == MAX_PARTS + 1
+        assert "was not taken" in lost[1]
+        assert kept == (MAX_PARTS + 10, "")
 
-        async def sleepy() -> int:
-            count = 0
-            with pytest.raises(Overloaded, match="not taken"):
-                async for _ in batcher.stream(rows(1)):
-                    count += 1
-                    await asyncio.sleep(60)
-            return count
+    simulate(scene())
 
-        lost, kept = await asyncio.gather(sleepy(), parts_of(batcher, 2))
-        assert lost == MAX_PARTS + 1
-        assert len(kept) == MAX_PARTS + 10
+
+def test_a_run_that_never_ends_hangs_nobody_who_has_a_deadline() -> None:
+    async def scene() -> None:
+        async def hung(inputs: Tensors) -> AsyncGenerator[Tensors]:
+            await asyncio.Event().wait()
+            yield inputs
+
+        batcher = Batcher(hung, LIMITS)
+
+        async def ask() -> None:
+            async with asyncio.timeout(1):
+                await batcher.submit(rows(1))
+
+        ends = await asyncio.gather(*(ask() for _ in range(12)), return_exceptions=True)
+        assert {type(end) for end in ends} == {TimeoutError}
+        assert batcher.queued == 0
+        await batcher.close()
 
     simulate(scene())
 
