@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from shoal.batcher import NO_OBSERVER, Batcher, BatchLimits, BatchObserver, Padding
 from shoal.errors import InvalidRequest
@@ -14,6 +15,12 @@ from shoal.messages import Chunk, Generate, Infer, Inferred, Load, ModelInfo
 from shoal.types import Tensors
 from shoal.worker.generation import GenerationLoop
 from shoal.worker.pipeline import TensorPipeline
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RUN_LIMIT = 300.0  # seconds: a run that takes longer will not end any more
 
 
 class ModelRuntime(Protocol):
@@ -64,7 +71,8 @@ class LanguageRuntime:
 class TensorRuntime:
     """A tensor model in this process: its rows are batched, its engine runs in a thread of its own.
 
-    What the model is and whether its rows may be batched is what ``info`` says.
+    Whether its rows may be batched is what ``info`` says. ``on_unhealthy`` is called with the reason when a run has
+    not ended after ``run_limit`` seconds: nothing but a new process helps then.
     """
 
     def __init__(
@@ -75,10 +83,15 @@ class TensorRuntime:
         *,
         buckets: Sequence[int] = (),
         observer: BatchObserver = NO_OBSERVER,
+        run_limit: float = RUN_LIMIT,
+        on_unhealthy: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.info = info
         self._pipeline = pipeline
+        self._run_limit = run_limit
+        self._on_unhealthy = on_unhealthy
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"engine {info.name}")
+        self._turn = asyncio.Lock()
         self._batcher: Batcher | None = None
         if info.batchable:
             padding = Padding(buckets, inputs=pipeline.inputs, outputs=pipeline.outputs)
@@ -107,7 +120,7 @@ class TensorRuntime:
     async def _whole(self, request: Infer, deadline: float | None) -> Tensors:
         if self._batcher is not None:
             return await self._batcher.submit(request.inputs, priority=request.priority, deadline=deadline)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._pipeline.run, request.inputs)
+        return await self._in_thread(self._pipeline.run, request.inputs)
 
     def _parts(self, request: Infer, deadline: float | None) -> AsyncGenerator[Tensors]:
         if self._batcher is not None:
@@ -116,17 +129,34 @@ class TensorRuntime:
 
     async def _execute(self, inputs: Tensors) -> AsyncGenerator[Tensors]:
         """One run in the engine's thread, which makes a part of a stream only when it is asked for."""
-        loop = asyncio.get_running_loop()
         if not self._pipeline.streams:
-            yield await loop.run_in_executor(self._thread, self._pipeline.run, inputs)
+            yield await self._in_thread(self._pipeline.run, inputs)
             return
         parts = self._pipeline.stream(inputs)
         try:
-            while (part := await loop.run_in_executor(self._thread, next, parts, None)) is not None:
+            while (part := await self._in_thread(next, parts, None)) is not None:
                 yield part
         finally:
             # In the same thread, so behind a step that still runs.
             self._thread.submit(parts.close)
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        loop = asyncio.get_running_loop()
+        async with self._turn:  # so that the time of the watch is the engine's alone
+            work = self._thread.submit(function, *arguments)
+            watch = loop.call_later(self._run_limit, self._look_at, work)
+            try:
+                return await asyncio.wrap_future(work)
+            finally:
+                if work.done():  # else its client has left, and it still runs
+                    watch.cancel()
+
+    def _look_at(self, work: Future[Any]) -> None:
+        if work.done():
+            return
+        reason = f"a run of model '{self.info.name}' did not end within {self._run_limit:g} seconds"
+        logger.error("%s", reason, extra={"action": "engine_stuck", "model": self.info.name})
+        self._on_unhealthy(reason)
 
     def start(self, changed: Callable[[], None]) -> None:
         return None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Generator
 
 import numpy as np
@@ -35,9 +36,11 @@ class Adder(TensorEngine):
         self.may_run.set()
         self.runs: list[list[int]] = []
         self.ended = threading.Event()
+        self.delay = 0.0  # seconds
 
     def run(self, inputs: Tensors) -> Tensors:
         assert self.may_run.wait(10)
+        time.sleep(self.delay)
         self.runs.append(inputs["x"].tolist())
         return {"y": inputs["x"] + 1}
 
@@ -165,4 +168,35 @@ async def test_an_observer_hears_of_every_batch() -> None:
     runtime = TensorRuntime(info, TensorPipeline(Adder()), BatchLimits(max_rows=2), observer=seen)
     await asyncio.gather(*(answer(runtime, value) for value in range(3)))
     assert seen.batches == [("adder", Release.FULL, 2), ("adder", Release.IDLE, 1)]
+    await runtime.close()
+
+
+@pytest.mark.parametrize("batchable", [True, False])
+async def test_a_run_that_does_not_end_is_reported_also_when_its_client_has_left(
+    batchable: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Adder()
+    engine.may_run.clear()
+    reasons = asyncio.Queue[str]()
+    info = ModelInfo(name=NAME, kind=ModelKind.TENSOR, state=ModelState.READY, batchable=batchable)
+    pipeline = TensorPipeline(engine)
+    runtime = TensorRuntime(info, pipeline, BatchLimits(), run_limit=0.05, on_unhealthy=reasons.put_nowait)
+    asked = asyncio.create_task(answer(runtime, 1))
+    await asyncio.sleep(0.01)
+    asked.cancel()
+    reason = await asyncio.wait_for(reasons.get(), 10)
+    assert reason == "a run of model 'adder' did not end within 0.05 seconds"
+    assert caplog.messages == [reason]
+    engine.may_run.set()
+    await runtime.close()
+
+
+async def test_requests_that_wait_for_their_turn_are_no_long_run() -> None:
+    engine = Adder(batchable=False)
+    info = ModelInfo(name=NAME, kind=ModelKind.TENSOR, state=ModelState.READY, batchable=False)
+    reasons: list[str] = []
+    runtime = TensorRuntime(info, TensorPipeline(engine), BatchLimits(), run_limit=0.5, on_unhealthy=reasons.append)
+    engine.delay = 0.1
+    await asyncio.gather(*(answer(runtime, value) for value in range(8)))
+    assert reasons == []
     await runtime.close()
