@@ -46,7 +46,7 @@ class Patient(Batcher):
     """What most servers do: wait until the batch is full or the first one's time is up."""
 
     def _outlook(self) -> Outlook:
-        return Outlook(Cost(math.inf, 0.0), expected=1, gap=1e-9, seen=math.inf)
+        return Outlook(Cost(math.inf, 0.0), seen=math.inf, gap=0.0, burst=0.0)
 
 
 @dataclass(frozen=True)

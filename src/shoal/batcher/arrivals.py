@@ -26,6 +26,13 @@ class Arrivals:
         """Seconds from what was seen last to the next arrival, as usual; ``inf`` when there was none yet."""
         return self._after_answers if self._answers_last else self._after_arrival
 
+    @property
+    def burst(self) -> float:
+        """Seconds from what was seen last until all who are expected have come; ``inf`` when nobody is."""
+        if not self.expected:
+            return math.inf
+        return self.gap + (self.expected - 1) * self._after_arrival if self.expected > 1 else self.gap
+
     def arrived(self, now: float) -> None:
         span = min(now - self.seen, self._longest_span)
         if self._answers_last:

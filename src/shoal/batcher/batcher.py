@@ -182,7 +182,7 @@ class Batcher:
 
     def _outlook(self) -> Outlook:
         arrivals = self._arrivals
-        return Outlook(self._cost.cost, self._free_since, arrivals.expected, arrivals.gap, arrivals.seen)
+        return Outlook(self._cost.cost, self._free_since, arrivals.seen, arrivals.gap, arrivals.burst)
 
     async def _wait_for_company(self, until: float) -> None:
         self._arrival.clear()

@@ -30,9 +30,9 @@ class Outlook:
 
     cost: Cost | None = None  # of a run; None: not known yet
     free_since: float = -math.inf  # when the last run ended
-    expected: int = 0  # clients that should ask again soon
-    gap: float = math.inf  # from one to the next, as usual
-    seen: float = -math.inf  # when the last one came, or was answered
+    seen: float = -math.inf  # when a client last came, or was answered
+    gap: float = math.inf  # from then until the next one comes, as usual
+    burst: float = math.inf  # from then until all have come who should ask again; nobody should: infinite
 
 
 class Release(StrEnum):
@@ -151,8 +151,6 @@ def _company_expected_until(group: _Group[E], outlook: Outlook) -> float:
     they like, as many come during a run as are answered by it, which takes longer than its fixed cost: then nobody
     waits.
     """
-    if outlook.cost is None or not outlook.expected:
-        return -math.inf
-    if outlook.gap * outlook.expected >= WORTH_WAITING * outlook.cost.fixed:
+    if outlook.cost is None or outlook.burst >= WORTH_WAITING * outlook.cost.fixed:
         return -math.inf
     return min(outlook.seen + PATIENCE * outlook.gap, max(group.oldest, outlook.free_since) + outlook.cost.fixed)

@@ -18,7 +18,7 @@ def test_who_was_answered_is_expected_until_as_many_have_come() -> None:
     arrivals.arrived(1.002)
     assert arrivals.expected == 0
     arrivals.arrived(1.003)
-    assert arrivals.expected == 0
+    assert (arrivals.expected, arrivals.burst) == (0, math.inf)
 
 
 def test_the_first_one_behind_answers_has_a_gap_of_its_own() -> None:
@@ -32,6 +32,9 @@ def test_the_first_one_behind_answers_has_a_gap_of_its_own() -> None:
     assert arrivals.gap == pytest.approx(0.001)
     arrivals.answered(3, 50.0)
     assert arrivals.gap == pytest.approx(0.010)
+    assert arrivals.burst == pytest.approx(0.012)
+    arrivals.arrived(50.010)
+    assert arrivals.burst == pytest.approx(0.002)
 
 
 def test_who_did_not_come_back_before_the_next_answers_is_not_expected_any_more() -> None:

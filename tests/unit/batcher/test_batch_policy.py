@@ -35,7 +35,7 @@ class Queued:
 
 def awaited(clients: int = 1, *, gap: float = 0.01, seen: float = 10.0, free_since: float = 10.0) -> Outlook:
     """Clients are expected, one each ``gap`` seconds."""
-    return Outlook(COST, free_since, clients, gap, seen)
+    return Outlook(COST, free_since, seen, gap, gap * clients if clients else math.inf)
 
 
 def test_an_empty_queue_asks_for_nothing() -> None:
@@ -68,8 +68,8 @@ def test_no_wait_is_longer_than_the_limit_counted_from_where_the_model_was_free(
     [
         (awaited(clients=9, gap=0.1), True),  # all are there within half of the fixed cost
         (awaited(clients=11, gap=0.1), False),
-        (Outlook(Cost(0.0, 5.0), 10.0, 1, 0.01, 10.0), False),  # company saves nothing
-        (Outlook(None, 10.0, 1, 0.01, 10.0), False),  # it is not known whether it does
+        (Outlook(Cost(0.0, 5.0), 10.0, 10.0, 0.01, 0.01), False),  # company saves nothing
+        (Outlook(None, 10.0, 10.0, 0.01, 0.01), False),  # it is not known whether it does
         (awaited(gap=math.inf), False),
     ],
 )
@@ -78,7 +78,7 @@ def test_company_is_waited_for_only_where_it_saves_more_than_it_costs(outlook: O
 
 
 def test_a_wait_is_never_longer_than_what_company_could_save() -> None:
-    outlook = Outlook(Cost(0.1, 0.0), 10.0, 1, 0.04, 10.0)
+    outlook = Outlook(Cost(0.1, 0.0), 10.0, 10.0, 0.04, 0.04)
     assert decide([Queued(1, 10.0)], 10.0, LIMITS, outlook) == WaitUntil(10.1)
 
 
@@ -127,7 +127,7 @@ def test_a_long_queue_does_not_make_the_runs_smaller() -> None:
 def test_with_a_target_nobody_waits_past_the_last_moment() -> None:
     limits = BatchLimits(max_wait=60.0, target_latency=5.0)
     queue = [Queued(1, arrived=10.0)]
-    outlook = Outlook(Cost(2.0, 0.1), 10.0, 1, 0.9, 10.0)
+    outlook = Outlook(Cost(2.0, 0.1), 10.0, 10.0, 0.9, 0.9)
     assert decide(queue, 10.0, limits, outlook) == WaitUntil(12.0)  # what company can save
     assert decide([Queued(1, 8.0)], 10.0, limits, outlook) == WaitUntil(8.0 + 5.0 - COST.of(1))
 
