@@ -522,6 +522,26 @@ def test_a_client_that_leaves_a_stream_hurts_nobody_and_the_last_one_stops_the_r
     simulate(scene())
 
 
+def test_streams_that_were_left_do_not_make_the_model_look_fast() -> None:
+    async def scene() -> None:
+        batcher = Batcher(Counter(), LIMITS)
+        for _ in range(3):
+            await parts_of(batcher, 1, 2, 3, 4)
+        for _ in range(5):
+            leaves = asyncio.create_task(parts_of(batcher, 1, 2, 3, 4))
+            await asyncio.sleep(1.5)
+            leaves.cancel()
+            await asyncio.sleep(1.5)
+        asked = [asyncio.create_task(parts_of(batcher, *range(4))) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as refused:
+            await parts_of(batcher, 1)
+        assert refused.value.retry_after == pytest.approx(3 * 3)
+        await asyncio.gather(*asked)
+
+    simulate(scene())
+
+
 async def taken(batcher: Batcher, *request: int, pause: float = 0.0) -> tuple[int, str]:
     """How many parts came, and the error behind them; ``pause`` seconds go by after each."""
     count = 0

@@ -36,6 +36,7 @@ class Adder(TensorEngine):
         self.may_run.set()
         self.runs: list[list[int]] = []
         self.ended = threading.Event()
+        self.ended_in = ""
         self.delay = 0.0  # seconds
 
     def run(self, inputs: Tensors) -> Tensors:
@@ -51,6 +52,7 @@ class Adder(TensorEngine):
                 assert self.may_run.wait(10)
                 yield {"y": inputs["x"] + number}
         finally:
+            self.ended_in = threading.current_thread().name
             self.ended.set()
 
 
@@ -105,13 +107,14 @@ async def test_streams_of_several_requests_share_a_run() -> None:
     await runtime.close()
 
 
-async def test_leaving_a_stream_ends_the_engines_generator() -> None:
+async def test_leaving_a_stream_ends_the_engines_generator_in_the_engines_thread() -> None:
     engine = Adder(streams=True)
     runtime = made(engine)
     parts = runtime.infer(Infer(RequestId("r"), NAME, {"x": np.array([1])}), deadline=None)
     assert not (await anext(parts)).last
     await parts.aclose()
     assert await asyncio.to_thread(engine.ended.wait, 10)
+    assert engine.ended_in.startswith("engine adder")
     await runtime.close()
 
 
