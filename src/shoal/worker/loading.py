@@ -14,6 +14,7 @@ from shoal.config import ModelConfig
 from shoal.engines.base import EngineOptions, LanguageEngine, TensorEngine, Tokenizer
 from shoal.engines.chat_template import encode_chat
 from shoal.engines.echo import EchoEngine
+from shoal.engines.model_folder import RECIPE
 from shoal.errors import ModelLoadFailed
 from shoal.messages import LoadModel, ModelInfo
 from shoal.model_registry import Engine, ModelSpec, Source, make_spec
@@ -133,7 +134,7 @@ def _openvino_folder(spec: ModelSpec, cache: Path) -> Path:
 
     source = _existing(spec)
     status = source.stat()
-    identity = f"{source.resolve()} {status.st_size} {status.st_mtime_ns}"
+    identity = f"{source.resolve()} {status.st_size} {status.st_mtime_ns} {RECIPE}"
     folder = cache / "converted" / f"{source.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         convert(source, folder, lambda _stage, _fraction: None)
