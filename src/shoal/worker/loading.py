@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -26,15 +27,18 @@ from shoal.worker.generation import GenerationLoop
 from shoal.worker.pipeline import TensorPipeline
 from shoal.worker.runtime import LanguageRuntime, ModelRuntime, TensorRuntime
 
+OnUnhealthy = Callable[[str], None]  # called once, with the reason, when an engine cannot be used any more
 
-async def load_model(command: LoadModel) -> ModelRuntime:
+
+async def load_model(command: LoadModel, on_unhealthy: OnUnhealthy) -> ModelRuntime:
     """Load a model in this process. Raises :class:`ModelLoadFailed` that says what is missing."""
     spec = make_spec(str(ModelId(command.name, command.version)), msgspec.convert(command.settings, ModelConfig))
     options = EngineOptions(command.threads, command.kv_tokens, command.max_sequences)
     cache = Path(command.cache_dir)
     try:
         if spec.kind is ModelKind.GENERATE:
-            return language_runtime(spec, await asyncio.to_thread(language_engine, spec, cache, options))
+            engine = await asyncio.to_thread(language_engine, spec, cache, options)
+            return language_runtime(spec, engine, on_unhealthy)
         return tensor_runtime(spec, await asyncio.to_thread(tensor_pipeline, spec, cache, options))
     except ImportError as error:
         raise ModelLoadFailed(
@@ -42,7 +46,7 @@ async def load_model(command: LoadModel) -> ModelRuntime:
         ) from error
 
 
-def language_runtime(spec: ModelSpec, engine: LanguageEngine) -> LanguageRuntime:
+def language_runtime(spec: ModelSpec, engine: LanguageEngine, on_unhealthy: OnUnhealthy) -> LanguageRuntime:
     info = ModelInfo(
         name=spec.name,
         kind=ModelKind.GENERATE,
@@ -50,7 +54,10 @@ def language_runtime(spec: ModelSpec, engine: LanguageEngine) -> LanguageRuntime
         version=spec.version,
         context_length=engine.capabilities.context_length,
     )
-    return LanguageRuntime(info, GenerationLoop(engine, encode_prompt=lambda prompt: encode(engine.tokenizer, prompt)))
+    loop = GenerationLoop(
+        engine, encode_prompt=lambda prompt: encode(engine.tokenizer, prompt), on_unhealthy=on_unhealthy
+    )
+    return LanguageRuntime(info, loop)
 
 
 def tensor_runtime(spec: ModelSpec, pipeline: TensorPipeline) -> TensorRuntime:
