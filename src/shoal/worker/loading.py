@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from shoal.config import ModelConfig
 from shoal.engines.base import EngineOptions, LanguageEngine, TensorEngine, Tokenizer
 from shoal.engines.chat_template import encode_chat
 from shoal.engines.echo import EchoEngine
+from shoal.engines.model_folder import RECIPE
 from shoal.errors import ModelLoadFailed
 from shoal.messages import LoadModel, ModelInfo
 from shoal.model_registry import Engine, ModelSpec, Source, make_spec
@@ -25,15 +27,18 @@ from shoal.worker.generation import GenerationLoop
 from shoal.worker.pipeline import TensorPipeline
 from shoal.worker.runtime import LanguageRuntime, ModelRuntime, TensorRuntime
 
+OnUnhealthy = Callable[[str], None]  # called once, with the reason, when an engine cannot be used any more
 
-async def load_model(command: LoadModel) -> ModelRuntime:
+
+async def load_model(command: LoadModel, on_unhealthy: OnUnhealthy) -> ModelRuntime:
     """Load a model in this process. Raises :class:`ModelLoadFailed` that says what is missing."""
     spec = make_spec(str(ModelId(command.name, command.version)), msgspec.convert(command.settings, ModelConfig))
     options = EngineOptions(command.threads, command.kv_tokens, command.max_sequences)
     cache = Path(command.cache_dir)
     try:
         if spec.kind is ModelKind.GENERATE:
-            return language_runtime(spec, await asyncio.to_thread(language_engine, spec, cache, options))
+            engine = await asyncio.to_thread(language_engine, spec, cache, options)
+            return language_runtime(spec, engine, on_unhealthy)
         return tensor_runtime(spec, await asyncio.to_thread(tensor_pipeline, spec, cache, options))
     except ImportError as error:
         raise ModelLoadFailed(
@@ -41,7 +46,7 @@ async def load_model(command: LoadModel) -> ModelRuntime:
         ) from error
 
 
-def language_runtime(spec: ModelSpec, engine: LanguageEngine) -> LanguageRuntime:
+def language_runtime(spec: ModelSpec, engine: LanguageEngine, on_unhealthy: OnUnhealthy) -> LanguageRuntime:
     info = ModelInfo(
         name=spec.name,
         kind=ModelKind.GENERATE,
@@ -49,7 +54,10 @@ def language_runtime(spec: ModelSpec, engine: LanguageEngine) -> LanguageRuntime
         version=spec.version,
         context_length=engine.capabilities.context_length,
     )
-    return LanguageRuntime(info, GenerationLoop(engine, encode_prompt=lambda prompt: encode(engine.tokenizer, prompt)))
+    loop = GenerationLoop(
+        engine, encode_prompt=lambda prompt: encode(engine.tokenizer, prompt), on_unhealthy=on_unhealthy
+    )
+    return LanguageRuntime(info, loop)
 
 
 def tensor_runtime(spec: ModelSpec, pipeline: TensorPipeline) -> TensorRuntime:
@@ -99,7 +107,7 @@ def tensor_pipeline(spec: ModelSpec, cache: Path, options: EngineOptions) -> Ten
     if spec.source is Source.BUILT_IN:
         entry, folder = find(spec.target), pull(spec.target, cache, no_progress)
         return TensorPipeline(
-            _onnx_engine(folder / "model.onnx", options),
+            _onnx_engine(spec, folder / "model.onnx", options),
             preproc=[PREPROC[name](folder) for name in entry.preproc],
             postproc=[POSTPROC[name](folder) for name in entry.postproc],
         )
@@ -107,10 +115,15 @@ def tensor_pipeline(spec: ModelSpec, cache: Path, options: EngineOptions) -> Ten
         from shoal.engines.python import PythonEngine
 
         return TensorPipeline(PythonEngine(spec.target, options))
-    return TensorPipeline(_onnx_engine(_existing(spec), options))
+    return TensorPipeline(_onnx_engine(spec, _existing(spec), options))
 
 
-def _onnx_engine(path: Path, options: EngineOptions) -> TensorEngine:
+def _onnx_engine(spec: ModelSpec, path: Path, options: EngineOptions) -> TensorEngine:
+    """ONNX Runtime, unless the URI says otherwise: it is nearer to the numbers the model was made with."""
+    if spec.engine is Engine.OPENVINO:
+        from shoal.engines.openvino_tensors import OpenVINOTensorEngine
+
+        return OpenVINOTensorEngine(path, options)
     from shoal.engines.onnx import OnnxEngine
 
     return OnnxEngine(path, options)
@@ -136,7 +149,7 @@ def _openvino_folder(spec: ModelSpec, cache: Path) -> Path:
 
     source = _existing(spec)
     status = source.stat()
-    identity = f"{source.resolve()} {status.st_size} {status.st_mtime_ns}"
+    identity = f"{source.resolve()} {status.st_size} {status.st_mtime_ns} {RECIPE}"
     folder = cache / "converted" / f"{source.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         convert(source, folder, lambda _stage, _fraction: None)
