@@ -65,7 +65,8 @@ async def test_a_process_that_has_fallen_silent_is_ended_and_started_again(
                 await changed.wait()
             assert told[-1][1] == "its engine died (it said nothing for 8 seconds) and is starting again"
             await until_ready()
-            answer = await engine.infer(Infer(RequestId("r"), name, {"x": np.ones((1, 2), np.float32)}))
+            request = Infer(RequestId("r"), name, {"x": np.ones((1, 2), np.float32)})
+            (answer,) = [part async for part in engine.infer(request, deadline=None)]
             assert answer.outputs["y"].tolist() == [[2.0, 2.0]]
             assert not first.is_running()
     finally:
