@@ -1,7 +1,6 @@
 """ONNX models on OpenVINO: several times faster than ONNX Runtime where the CPU computes in bf16, and less exact.
 
-A row's answer is the same to the bit in any company, as long as the rows themselves are the same: where rows are
-padded to the longest of a batch, padding changes the last bits.
+A row's answer is the same to the bit in any company: tested with MiniLM, also where rows are padded to the longest.
 """
 
 from __future__ import annotations

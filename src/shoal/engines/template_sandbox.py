@@ -1,10 +1,10 @@
 """Where a model's chat template runs: a program of a stranger's that may compute a prompt, and nothing much besides.
 
 Jinja's sandbox keeps it from everything but its own values; what is added here is an end. Loops, macros and growing
-strings are paid for out of a budget, so that a template that would run for hours is refused after two or three
-seconds. It is no wall against whoever writes one to do harm: a single native call on values made for it can
-still take long. That risk is taken with the model file, and it ends with its engine process, which the worker
-stops once it has been silent for a minute.
+strings are paid for out of a budget, so that a template that would run for hours is refused after some two seconds.
+It is no wall against whoever writes one to do harm: a single native call on values made for it can still take long.
+That risk is taken with the model file, and it ends with its engine process, which the worker stops once it has been
+silent for a minute.
 """
 
 from __future__ import annotations

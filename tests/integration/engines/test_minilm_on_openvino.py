@@ -51,6 +51,16 @@ def test_a_row_has_the_same_bits_alone_and_in_any_company(threads: int, length: 
             assert np.array_equal(engine(threads).run(pick(inputs, some))["hidden"], together[some])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("length", [17, 32, 128])
+def test_a_row_has_the_same_bits_beside_a_longer_one(threads: int, length: int) -> None:
+    inputs = rows(4, 16)
+    padded = {name: np.pad(array, ((0, 0), (0, length - 16))) for name, array in inputs.items()}
+    real = inputs["attention_mask"].astype(bool)
+    alone, beside = engine(threads).run(inputs)["hidden"], engine(threads).run(padded)["hidden"]
+    assert np.array_equal(alone[real], beside[:, :16][real])
+
+
 def cosines(a: Array, b: Array) -> Array:
     products: Array = np.sum(a * b, axis=-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
     return products
