@@ -114,10 +114,26 @@ class AsyncClient:
 
     async def infer(self, model: str, inputs: Tensors) -> Tensors:
         """Run a tensor model: named arrays in, named arrays out (read-only views)."""
+        async with aclosing(self._inferred(model, inputs)) as parts:
+            async for part in parts:
+                if not part.last:
+                    raise InvalidRequest(f"model '{model}' answers in parts: use infer_stream", param="model")
+                return part.outputs
+        raise ShoalError("the server ended the answer before its end")
+
+    async def infer_stream(self, model: str, inputs: Tensors) -> AsyncGenerator[Tensors, None]:
+        """The same for a model that answers in parts, as they come. Closing the generator stops the computing."""
+        async with aclosing(self._inferred(model, inputs)) as parts:
+            async for part in parts:
+                if part.outputs:
+                    yield part.outputs
+
+    async def _inferred(self, model: str, inputs: Tensors) -> AsyncGenerator[Inferred, None]:
         request = Infer(_request_id(), ModelName(model), inputs)
-        answer = await self._open.call(request, timeout=self._timeout)
-        assert isinstance(answer, Inferred)
-        return answer.outputs
+        async with self._open.stream(request, timeout=self._timeout) as answers:
+            async for answer in answers:
+                assert isinstance(answer, Inferred)
+                yield answer
 
     async def embed(self, texts: Sequence[str], *, model: str = "minilm") -> Array:
         """Embed texts; returns float32 of shape (texts, width), each row of length one."""
@@ -163,18 +179,23 @@ class Client:
     def stream(
         self, prompt: Prompt | str | Sequence[Mapping[str, str]], *, model: str = "default", **sampling: Any
     ) -> Generator[Chunk, None, None]:
-        chunks = self._client.stream(prompt, model=model, **sampling)
-        try:
-            while (chunk := self._run(anext(chunks, None))) is not None:
-                yield chunk
-        finally:
-            self._run(chunks.aclose())
+        return self._iterate(self._client.stream(prompt, model=model, **sampling))
 
     def infer(self, model: str, inputs: Tensors) -> Tensors:
         return self._run(self._client.infer(model, inputs))
 
+    def infer_stream(self, model: str, inputs: Tensors) -> Generator[Tensors, None, None]:
+        return self._iterate(self._client.infer_stream(model, inputs))
+
     def embed(self, texts: Sequence[str], *, model: str = "minilm") -> Array:
         return self._run(self._client.embed(texts, model=model))
+
+    def _iterate(self, parts: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+        try:
+            while (part := self._run(anext(parts, None))) is not None:
+                yield part
+        finally:
+            self._run(parts.aclose())
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -43,7 +43,11 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Generate(Message, frozen=True):
-    """Answered by one or more :class:`Chunk`; the last one has a ``finish_reason``."""
+    """Answered by one or more :class:`Chunk`; the last one has a ``finish_reason``.
+
+    With ``output``, the tokens of an answer that broke off, the chunks go on behind them: joined to what was sent
+    before, text and tokens are those of the unbroken answer. ``usage`` counts all of it.
+    """
 
     request_id: RequestId
     model: ModelName

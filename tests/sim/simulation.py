@@ -76,9 +76,9 @@ class NumbersRuntime:
         finally:
             self.running.discard(request.request_id)
 
-    async def infer(self, request: Infer) -> Inferred:
+    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
         await asyncio.sleep(STEP)
-        return Inferred(request.inputs)
+        yield Inferred(request.inputs)
 
     async def close(self) -> None:
         return None

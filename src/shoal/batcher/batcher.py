@@ -4,87 +4,157 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+import math
+from bisect import insort
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 
 from shoal.aio import Tasks
-from shoal.batcher.policy import BatchLimits, Flush, Release, WaitUntil, decide
+from shoal.batcher.arrivals import Arrivals
+from shoal.batcher.cost import CostFit
+from shoal.batcher.entry import Entry
+from shoal.batcher.isolation import Isolation, halves, own_copy
+from shoal.batcher.observer import NO_OBSERVER, BatchObserver
+from shoal.batcher.padding import Padding
+from shoal.batcher.policy import BatchLimits, Flush, Outlook, Release, WaitUntil, decide, rank, rows_allowed
 from shoal.batcher.stacking import count_rows, split, stack, stacking_key
 from shoal.clock import now
-from shoal.errors import EngineFailed, ModelUnavailable, Overloaded, PayloadTooLarge
+from shoal.errors import DeadlineExceeded, EngineFailed, ModelUnavailable, Overloaded, PayloadTooLarge
 from shoal.types import Tensors
 
 logger = logging.getLogger(__name__)
 
+LONGEST_SPAN = 10  # times ``max_wait``: clients that pause longer all count the same
+RETRY_AFTER = 1.0  # seconds, before the first run has shown how fast the model is
+LONGEST_RETRY_AFTER = 60.0  # seconds
 
-@dataclass(eq=False, slots=True)
-class _Entry:
-    """Rows that wait for a run. Its future is done when somebody has answered it, or nobody wants it any more."""
-
-    inputs: Tensors
-    rows: int
-    key: Hashable
-    arrived: float
-    answer: asyncio.Future[Tensors] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+#: Runs the model once; yields the outputs, or the parts of them one by one, each with the rows of the inputs.
+Execute = Callable[[Tensors], AsyncGenerator[Tensors]]
 
 
 class Batcher:
     """Runs the rows of concurrent requests together, one batch at a time; while it runs the next one gathers.
 
-    ``execute`` never sees more than ``max_rows`` rows. It is called again with each entry alone when it fails with
-    several, so that one bad request fails by itself.
+    ``execute`` gets at most ``max_rows`` rows at a time. A batch that fails before the first part of its outputs is
+    run again in halves, so that one bad request fails by itself. ``model`` is a name for ``observer``.
     """
 
-    def __init__(self, execute: Callable[[Tensors], Awaitable[Tensors]], limits: BatchLimits) -> None:
+    def __init__(
+        self,
+        execute: Execute,
+        limits: BatchLimits,
+        *,
+        padding: Padding = Padding(),  # noqa: B008  (it does not change)
+        model: str = "",
+        observer: BatchObserver = NO_OBSERVER,
+    ) -> None:
         self._execute = execute
         self._limits = limits
-        self._queue: list[_Entry] = []  # oldest first
-        self._running: list[_Entry] = []
+        self._padding = padding
+        self._model = model
+        self._observer = observer
+        self._queue: list[Entry] = []  # by rank
+        self._running: Sequence[Entry] = ()
+        self._cost = CostFit()
+        self._arrivals = Arrivals(LONGEST_SPAN * limits.max_wait)
+        self._free_since = -math.inf  # when the last run ended
         self._arrival = asyncio.Event()
         self._tasks = Tasks()
         self._runner: asyncio.Task[None] | None = None
         self._closed = False
-        self.released: Counter[Release] = Counter()  # batches, by why they were let go
+
+    @property
+    def queued(self) -> int:
+        """Requests, or parts of long ones, that wait for a run."""
+        return len(self._queue)
 
     @property
     def queued_rows(self) -> int:
         return sum(entry.rows for entry in self._queue)
 
-    async def submit(self, inputs: Tensors) -> Tensors:
+    async def submit(self, inputs: Tensors, *, priority: int = 0, deadline: float | None = None) -> Tensors:
         """Run the rows of one request, with those of others.
+
+        The higher the ``priority`` the sooner; past its ``deadline`` (on the loop's clock) it is not begun any more.
 
         Raises :class:`~shoal.errors.Overloaded` when the queue is full, :class:`~shoal.errors.PayloadTooLarge`
         when the request would not fit even an empty one, :class:`~shoal.errors.InvalidRequest` when the arrays
-        have no common first axis, and what ``execute`` raises. Cancelling gives the place in the queue back.
+        have no common first axis, :class:`~shoal.errors.DeadlineExceeded`, and what ``execute`` raises. Cancelling
+        gives the place in the queue back.
         """
-        entries = self._admit(inputs)
-        self._queue += entries
+        fitted = self._padding.fit(inputs)
+        with self._queued(fitted.inputs, priority, deadline) as entries:
+            outputs = stack([await _whole(entry) for entry in entries])
+        return self._padding.cut(outputs, fitted.lengths)
+
+    async def stream(
+        self, inputs: Tensors, *, priority: int = 0, deadline: float | None = None
+    ) -> AsyncGenerator[Tensors]:
+        """The same for a model that answers in parts; a request has to fit one run."""
+        if (rows := count_rows(inputs)) > self._limits.max_rows:
+            most = self._limits.max_rows
+            raise PayloadTooLarge(f"the request has {rows} rows; a model that streams takes at most {most}")
+        fitted = self._padding.fit(inputs)
+        with self._queued(fitted.inputs, priority, deadline) as (entry,):
+            while (part := await entry.next()) is not None:
+                yield self._padding.cut(part, fitted.lengths)
+
+    # -- the queue
+
+    @contextmanager
+    def _queued(self, inputs: Tensors, priority: int, deadline: float | None) -> Iterator[list[Entry]]:
+        entries = self._admit(inputs, priority, deadline)
+        for entry in entries:
+            insort(self._queue, entry, key=lambda queued: queued.rank)
+        self._arrivals.arrived(now())
         self._wake()
         try:
-            return stack([await entry.answer for entry in entries])
+            yield entries
         finally:
             self._withdraw(entries)
 
-    def _admit(self, inputs: Tensors) -> list[_Entry]:
+    def _admit(self, inputs: Tensors, priority: int, deadline: float | None) -> list[Entry]:
         """Cut into entries of at most ``max_rows``; refuse what there is no room for."""
         if self._closed:
             raise ModelUnavailable("the model is being unloaded")
         rows, limits = count_rows(inputs), self._limits
         if rows > limits.max_queue_rows:
             raise PayloadTooLarge(f"the request has {rows} rows; at most {limits.max_queue_rows} are allowed")
-        if self.queued_rows + rows > limits.max_queue_rows:
-            raise Overloaded(f"{self.queued_rows} rows are waiting; at most {limits.max_queue_rows} may")
-        key, arrived = stacking_key(inputs), now()
+        if (waiting := self.queued_rows) + rows > limits.max_queue_rows:
+            message = f"{waiting} rows are waiting; at most {limits.max_queue_rows} may"
+            raise Overloaded(message, retry_after=self._retry_after(waiting))
+        arrived, key = now(), stacking_key(inputs)
         sizes = [min(limits.max_rows, rows - start) for start in range(0, rows, limits.max_rows)]
-        return [_Entry(part, size, key, arrived) for part, size in zip(split(inputs, sizes), sizes, strict=True)]
+        return [
+            Entry(part, size, key=key, arrived=arrived, rank=rank(priority, arrived), deadline=deadline)
+            for part, size in zip(split(inputs, sizes), sizes, strict=True)
+        ]
 
-    def _withdraw(self, entries: Sequence[_Entry]) -> None:
+    def _retry_after(self, waiting: int) -> float:
+        """Seconds until the rows that wait now have run, as fast as the model has been."""
+        if (cost := self._cost.cost) is None:
+            return RETRY_AFTER
+        rows = rows_allowed(self._limits, cost)
+        return min(LONGEST_RETRY_AFTER, -(-waiting // rows) * cost.of(rows))
+
+    def _withdraw(self, entries: Sequence[Entry]) -> None:
         """Nobody waits for these any more. A batch that already runs with them goes on for the others."""
+        early = any(not entry.done for entry in entries)
         for entry in entries:
-            if not entry.answer.cancel() and not entry.answer.cancelled():
-                entry.answer.exception()  # looked at, so asyncio does not report it as never retrieved
-        self._queue = [entry for entry in self._queue if not entry.answer.done()]
+            entry.leave()
+        if early:
+            self._queue = [entry for entry in self._queue if not entry.done]
+
+    def _drop_late(self) -> None:
+        """Those whose deadline has passed are not computed: nobody would take the answer."""
+        at = now()
+        late = [entry for entry in self._queue if entry.deadline is not None and entry.deadline <= at]
+        for entry in late:
+            entry.end(DeadlineExceeded("the deadline passed while the request waited for the model"))
+        if late:
+            self._queue = [entry for entry in self._queue if not entry.done]
+
+    # -- the runner
 
     def _wake(self) -> None:
         """There is a runner whenever something waits, and none otherwise."""
@@ -93,17 +163,26 @@ class Batcher:
             self._runner = self._tasks.start(self._run_queue(), name="batcher")
 
     async def _run_queue(self) -> None:
-        while (decision := decide(self._queue, now(), self._limits)) is not None:
+        while (decision := self._decide()) is not None:
             match decision:
                 case WaitUntil(time):
                     await self._wait_for_company(time)
                 case Flush(entries, reason):
-                    self.released[reason] += 1
-                    self._running = entries
                     taken = set(entries)
                     self._queue = [entry for entry in self._queue if entry not in taken]
-                    await self._run_batch(entries)
-                    self._running = []
+                    self._running = entries
+                    await self._attempt(entries, reason, Isolation(len(entries)))
+                    self._running = ()
+                    self._free_since = now()
+                    self._arrivals.answered(sum(not entry.left for entry in entries), self._free_since)
+
+    def _decide(self) -> Flush[Entry] | WaitUntil | None:
+        self._drop_late()
+        return decide(self._queue, now(), self._limits, self._outlook())
+
+    def _outlook(self) -> Outlook:
+        arrivals = self._arrivals
+        return Outlook(self._cost.cost, self._free_since, arrivals.seen, arrivals.gap, arrivals.burst)
 
     async def _wait_for_company(self, until: float) -> None:
         self._arrival.clear()
@@ -113,44 +192,78 @@ class Batcher:
         except TimeoutError:
             return
 
-    async def _run_batch(self, entries: Sequence[_Entry]) -> None:
+    # -- a run
+
+    async def _attempt(self, entries: Sequence[Entry], reason: Release, isolation: Isolation) -> None:
         """Answer every entry, with its outputs or with what went wrong."""
+        began, rows = now(), sum(entry.rows for entry in entries)
+        error = await self._run(entries)
+        ran = now() - began
+        waited = began - min(entry.arrived for entry in entries)
+        self._observer.batch_released(self._model, reason, rows, len(entries), waited, ran)
+        if error is None:
+            isolation.succeeded()
+            if not all(entry.left for entry in entries):  # then it may have been cut short
+                self._cost.observe(rows, ran)
+            for entry in entries:
+                entry.end()
+        else:
+            isolation.failed(error)
+            await self._after_failure(entries, error, isolation)
+
+    async def _run(self, entries: Sequence[Entry]) -> Exception | None:
+        """Give every entry its rows as they come; returns what went wrong."""
+        sizes, parts = [entry.rows for entry in entries], 0
         try:
-            outputs = await self._execute(stack([entry.inputs for entry in entries]))
-            answers = list(split(outputs, [entry.rows for entry in entries]))
+            async with aclosing(self._execute(stack([entry.inputs for entry in entries]))) as outputs:
+                async for part in outputs:
+                    parts += 1
+                    for entry, rows in zip(entries, list(split(part, sizes)), strict=True):
+                        entry.give(rows)
+                    if all(entry.done for entry in entries):  # nobody is there any more
+                        break
         except asyncio.CancelledError:
             if self._closed:
                 raise
             # Not we were cancelled, but what we waited for: the queue must live on.
-            await self._after_failure(entries, EngineFailed("the run was cancelled"))
-            return
+            return EngineFailed("the run was cancelled")
         except Exception as error:  # a border: the error is the answer
-            await self._after_failure(entries, error)
-            return
-        for entry, answer in zip(entries, answers, strict=True):
-            if not entry.answer.done():
-                entry.answer.set_result(answer)
+            return error
+        return None if parts else EngineFailed("the run ended without outputs")
 
-    async def _after_failure(self, entries: Sequence[_Entry], error: Exception) -> None:
-        """Alone, an entry has its own error; of several, each gets a try alone."""
-        if len(entries) == 1:
-            if not entries[0].answer.done():
-                entries[0].answer.set_exception(error)
-            return
-        logger.info(
-            "a batch of %d requests failed, each is tried alone",
-            len(entries),
-            extra={"action": "batch_split", "entries": len(entries), "error": type(error).__name__},
-        )
+    async def _after_failure(self, entries: Sequence[Entry], error: Exception, isolation: Isolation) -> None:
+        """Alone, an entry has its own error, and so has one that was answered in part; others get another try."""
+        again = [entry for entry in entries if not entry.done and not entry.begun]
+        if len(entries) == 1 or isolation.hopeless:
+            again = []
         for entry in entries:
-            if not entry.answer.done():
-                await self._run_batch([entry])
+            if entry not in again:
+                entry.end(own_copy(error))
+        if again:
+            logger.info(
+                "a batch of %d requests failed, its halves are tried apart",
+                len(entries),
+                extra={"action": "batch_split", "entries": len(entries), "error": type(error).__name__},
+            )
+        for half in halves(again):
+            if isolation.hopeless:
+                for entry in half:
+                    entry.end(own_copy(error))
+            elif wanted := [entry for entry in half if not entry.done]:
+                await self._attempt(wanted, Release.RETRY, isolation)
 
     async def close(self) -> None:
         """Take nothing more; whoever still waits gets an error."""
         self._closed = True
         await self._tasks.close()
-        for entry in self._queue + self._running:
-            if not entry.answer.done():
-                entry.answer.set_exception(ModelUnavailable("the model is being unloaded"))
-        self._queue, self._running = [], []
+        for entry in [*self._queue, *self._running]:
+            entry.end(ModelUnavailable("the model is being unloaded"))
+        self._queue, self._running = [], ()
+
+
+async def _whole(entry: Entry) -> Tensors:
+    """The outputs of a model that answers once."""
+    outputs = await entry.next()
+    if outputs is None or await entry.next() is not None:
+        raise EngineFailed("the model answered in parts, and the request was for a whole")
+    return outputs

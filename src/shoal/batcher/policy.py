@@ -1,11 +1,19 @@
-"""Which requests run together, and when: decided from the queue and the time alone."""
+"""Which requests run together, and when: decided from the queue, what is known of the model, and the time."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
+
+from shoal.batcher.cost import Cost
+
+PROMOTION = 1.0  # seconds of waiting that count as much as one step of priority
+MAX_PRIORITY = 10  # of either sign; beyond it counts as this
+WORTH_WAITING = 0.5  # of a run's fixed cost: time within which all who are expected have to come
+PATIENCE = 8.0  # times the usual gap; who is later than that is not waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,13 +21,28 @@ class BatchLimits:
     max_rows: int = 32  # of one run
     max_wait: float = 0.005  # seconds that an entry waits for company while the model is free
     max_queue_rows: int = 1024  # waiting
+    target_latency: float | None = None  # seconds from arrival to answer; None: runs as large as max_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is known of the model and of who asks. Times in seconds."""
+
+    cost: Cost | None = None  # of a run; None: not known yet
+    free_since: float = -math.inf  # when the last run ended
+    seen: float = -math.inf  # when a client last came, or was answered
+    gap: float = math.inf  # from then until the next one comes, as usual
+    burst: float = math.inf  # from then until all have come who should ask again; nobody should: infinite
 
 
 class Release(StrEnum):
     """Why a batch was let go."""
 
     FULL = "full"
-    TIMEOUT = "timeout"
+    ADAPTIVE = "adaptive"  # as large as the latency target allows
+    TIMEOUT = "timeout"  # one of its entries had waited as long as any may
+    IDLE = "idle"  # the model was free, and nobody worth waiting for was expected
+    RETRY = "retry"  # part of a batch that failed
 
 
 class Waiting(Protocol):
@@ -51,34 +74,83 @@ class WaitUntil:
 
 @dataclass(slots=True)
 class _Group(Generic[E]):
-    """The oldest entries of one key, as many as fit."""
+    """The first entries of one key, as many as fit."""
 
     entries: list[E] = field(default_factory=list)
     rows: int = 0
     full: bool = False
+    oldest: float = math.inf  # arrival, of all entries of the key
 
     def add(self, entry: E, max_rows: int) -> None:
-        # Once one did not fit, a smaller one behind it does not overtake it.
-        if self.full or self.rows + entry.rows > max_rows:
+        self.oldest = min(self.oldest, entry.arrived)
+        # Once one did not fit, a smaller one behind it does not overtake it. The first one always fits.
+        if self.full or (self.entries and self.rows + entry.rows > max_rows):
             self.full = True
             return
         self.entries.append(entry)
         self.rows += entry.rows
-        self.full = self.rows == max_rows
+        self.full = self.rows >= max_rows
 
 
-def decide(queue: Iterable[E], now: float, limits: BatchLimits) -> Flush[E] | WaitUntil | None:
-    """What a free model should do about a queue, oldest entry first; ``None`` when it is empty.
+def rank(priority: int, arrived: float) -> float:
+    """The place in the queue, lowest first: a step of priority counts as :data:`PROMOTION` seconds of waiting.
 
-    Of the groups that are ready the one with the oldest entry goes first, so that none starves.
+    So an entry is overtaken by those alone that arrive within ``2 · MAX_PRIORITY · PROMOTION`` seconds.
     """
+    return arrived - PROMOTION * min(max(priority, -MAX_PRIORITY), MAX_PRIORITY)
+
+
+def rows_allowed(limits: BatchLimits, cost: Cost | None) -> int:
+    """Of one run. A request that just missed a run waits for that one and then has its own: each may take half of
+    the target. It does not shrink when the queue is long, since small runs would make it longer still."""
+    if limits.target_latency is None:
+        return limits.max_rows
+    return 1 if cost is None else cost.rows_within(limits.target_latency / 2, limits.max_rows)
+
+
+def decide(
+    queue: Iterable[E],
+    now: float,
+    limits: BatchLimits,
+    outlook: Outlook = Outlook(),
+) -> Flush[E] | WaitUntil | None:
+    """What a free model should do about a queue in the order of its ranks; ``None`` when it is empty.
+
+    Of the groups that are ready the one whose first entry has the lowest rank goes first.
+    """
+    max_rows = rows_allowed(limits, outlook.cost)
     groups: dict[Hashable, _Group[E]] = {}
     for entry in queue:
-        groups.setdefault(entry.key, _Group()).add(entry, limits.max_rows)
-    due = [group.entries[0].arrived + limits.max_wait for group in groups.values()]
-    for group, time in zip(groups.values(), due, strict=True):  # in the order of their oldest entries
+        groups.setdefault(entry.key, _Group()).add(entry, max_rows)
+    wait = math.inf
+    for group in groups.values():  # in the order of their first entries
         if group.full:
-            return Flush(group.entries, Release.FULL)
-        if now >= time:
+            return Flush(group.entries, Release.FULL if max_rows == limits.max_rows else Release.ADAPTIVE)
+        if now >= (latest := _latest_release(group, limits, outlook)):
             return Flush(group.entries, Release.TIMEOUT)
-    return WaitUntil(min(due)) if due else None
+        if now >= (expected := _company_expected_until(group, outlook)):
+            return Flush(group.entries, Release.IDLE)
+        wait = min(wait, latest, expected)
+    return WaitUntil(wait) if groups else None
+
+
+def _latest_release(group: _Group[E], limits: BatchLimits, outlook: Outlook) -> float:
+    """Waiting for a run to end is not waiting for company, so that counts from there."""
+    latest = max(group.oldest, outlook.free_since) + limits.max_wait
+    if limits.target_latency is None or outlook.cost is None:
+        return latest
+    return min(latest, group.oldest + limits.target_latency - outlook.cost.of(group.rows))
+
+
+def _company_expected_until(group: _Group[E], outlook: Outlook) -> float:
+    """The time until which waiting pays, ``-inf`` if it does not.
+
+    Clients that ask again as soon as they are answered, and are served in two runs that take turns, sit through the
+    fixed cost of both, time and again; once they are together, through one. So waiting pays if all who are expected
+    come well within the fixed cost, whatever a row costs, and no wait may be longer than that. Where requests come as
+    they like, as many come during a run as are answered by it, which takes longer than its fixed cost: then nobody
+    waits.
+    """
+    if outlook.cost is None or outlook.burst >= WORTH_WAITING * outlook.cost.fixed:
+        return -math.inf
+    return min(outlook.seen + PATIENCE * outlook.gap, max(group.oldest, outlook.free_since) + outlook.cost.fixed)

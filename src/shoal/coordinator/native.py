@@ -35,7 +35,9 @@ class NativeSurface:
                     async for chunk in chunks:
                         await call.send(chunk)
             case Infer():
-                await call.send(await self._plane.infer(message, timeout=_left(call)))
+                async with aclosing(self._plane.infer_stream(message, timeout=_left(call))) as parts:
+                    async for part in parts:
+                        await call.send(part)
             case ListModels():
                 await call.send(ModelList(tuple(self._models())))
             case Status():

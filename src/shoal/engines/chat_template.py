@@ -16,14 +16,12 @@ from typing import Any, NoReturn
 
 import jinja2
 import msgspec
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from shoal.engines.base import Tokenizer
+from shoal.engines.template_sandbox import MAX_RENDERED, TemplateEnvironment, budget
 from shoal.errors import InvalidRequest
 from shoal.types import ChatMessage, TokenId
 
-MAX_RENDERED = 4_000_000  # characters; far beyond any context
 ROLE = re.compile(r"[a-z_]{1,32}")
 
 CHATML = (
@@ -42,8 +40,8 @@ def render(
 ) -> str:
     """The prompt as text, as transformers would render it; ChatML where ``template`` is None.
 
-    Raises :class:`~shoal.errors.InvalidRequest` for what the template refuses or cannot do, and for more than
-    ``MAX_RENDERED`` characters.
+    Raises :class:`~shoal.errors.InvalidRequest` for what the template refuses or cannot do, and for what would take
+    it too long (:mod:`~shoal.engines.template_sandbox`).
     """
     for message in messages:
         if not ROLE.fullmatch(message.role):
@@ -57,7 +55,8 @@ def render(
         "documents": None,
     }
     try:
-        return _bounded(_compile(CHATML if template is None else template), variables)
+        with budget():
+            return _bounded(_compile(CHATML if template is None else template), variables)
     except InvalidRequest:
         raise
     except Exception as exc:  # a template is a program of a stranger's: it can raise anything
@@ -138,8 +137,8 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+def _environment() -> TemplateEnvironment:
+    environment = TemplateEnvironment()
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now

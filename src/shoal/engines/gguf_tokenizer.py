@@ -6,7 +6,7 @@ trained on is refused. ``test_gguf_tokenizer_fidelity.py`` holds the table again
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,13 +86,28 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     except Exception as exc:  # the library raises nothing narrower
         raise ModelLoadFailed(f"the vocabulary contradicts itself: {exc}") from exc
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = family.pre_tokenizer
+    tokenizer.pre_tokenizer = _apart_at_missing_bytes(family.pre_tokenizer, tokens)
     tokenizer.decoder = decoders.ByteLevel()
     typed = list(zip(tokens, types, strict=True))
     # ``special`` is what ``encode_special_tokens`` turns off: control tokens, and those alone.
     tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t, kind in typed if kind == CONTROL])
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t, kind in typed if kind == USER_DEFINED])
     return tokenizer
+
+
+def _apart_at_missing_bytes(
+    pre_tokenizer: pre_tokenizers.PreTokenizer, tokens: Sequence[str]
+) -> pre_tokenizers.PreTokenizer:
+    """Leave out bytes that the vocabulary does not have, and keep what stands beside them apart.
+
+    SmolLM2 lacks some control characters. The library would leave them out too, but then merge their neighbours,
+    which llama.cpp does not.
+    """
+    missing = sorted(BYTE_OF.keys() - set(tokens))
+    if not missing:
+        return pre_tokenizer
+    pattern = Regex("[" + "".join(rf"\x{{{ord(char):x}}}" for char in missing) + "]")
+    return pre_tokenizers.Sequence([pre_tokenizer, pre_tokenizers.Split(pattern, behavior="removed")])
 
 
 def _pair(merge: str) -> tuple[str, str]:

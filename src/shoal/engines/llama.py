@@ -96,6 +96,7 @@ class LlamaEngine(LanguageEngine):
             max_sequences=room.sequences,
             max_step_tokens=llama.llama_n_batch(self._context),
             share_prefixes=False,
+            max_generated=1,
         )
         self._call = _CallMemory(self.capabilities.max_step_tokens, room.sequences)
         self._logits: Logits = np.zeros((room.sequences, self.tokenizer.vocab_size), np.float32)

@@ -7,7 +7,8 @@ multiples of ``CHUNK``. So:
 * A row of several tokens has a call of its own.
 * Where a row ends less than ``SHORT`` tokens after a multiple of ``CHUNK``, those tokens have a call of their own, as
   they have when the prompt is cut there. All other calls for prompts are long enough for the other kernel.
-* Rows of one token share a call.
+* Rows of one token share a call. Several generated tokens of one sequence cannot: a call computes them together, with
+  other last bits already for two. So an answer that is taken up again is replayed a token a step.
 
 It needs flash attention off, which adds in another order from 64 tokens a call on, and past 256 positions where a
 row is alone on several threads; and a buffer for every sequence, so that nobody's cells lie between a row's own. On
@@ -119,6 +120,8 @@ def _check_row(row: Row, limits: Capabilities) -> None:
         raise EngineFailed(f"a row has blocks {list(row.blocks)}, not one of 0 to {limits.num_blocks - 1}")
     if not row.tokens:
         raise EngineFailed("a row has no tokens")
+    if row.generated and len(row.tokens) > limits.max_generated:
+        raise EngineFailed(f"a row has {len(row.tokens)} generated tokens; the limit is {limits.max_generated}")
     if row.start < 0 or row.start + len(row.tokens) > limits.context_length:
         raise EngineFailed(
             f"a row has positions {row.start} to {row.start + len(row.tokens) - 1};"

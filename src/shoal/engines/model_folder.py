@@ -18,6 +18,8 @@ GRAPH_FILE = "openvino_model.xml"
 WEIGHTS_FILE = "openvino_model.bin"
 TOKENIZER_FILE = "tokenizer.json"
 
+RECIPE = 2  # of what is written into these files: a higher number makes every cached folder be built again
+
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What serving must know of a language model besides its graph and its vocabulary."""

@@ -44,6 +44,7 @@ class OpenVINOEngine(LanguageEngine):
             max_sequences=options.max_sequences,
             max_step_tokens=MAX_STEP_TOKENS,
             share_prefixes=True,
+            max_generated=MAX_STEP_TOKENS,
         )
 
     def step(self, rows: Sequence[Row]) -> Logits:

@@ -27,6 +27,8 @@ try:
     import openvino as ov
     from openvino import opset13 as ops
     from openvino._offline_transformations import paged_attention_transformation
+
+    from shoal.engines.openvino_cpu import cpu_settings
 except ImportError as error:
     raise ModelLoadFailed(f"the OpenVINO engine needs openvino {OPENVINO_VERSION}: {error}") from error
 
@@ -53,15 +55,10 @@ def compile_paged(path: Path, threads: int) -> ov.CompiledModel:
     Raises :class:`~shoal.errors.ModelLoadFailed`.
     """
     core = ov.Core()
-    fast = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    config = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": str(threads),
-        # Each process counts the cores from zero: pinned, the engines of one machine would share the first few.
-        "ENABLE_CPU_PINNING": "NO",
-        "INFERENCE_PRECISION_HINT": "bf16" if fast else "f32",
+    config = cpu_settings(core, threads)
+    config |= {
         "KV_CACHE_PRECISION": "f16",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "32" if fast else "0",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "32" if config["INFERENCE_PRECISION_HINT"] == "bf16" else "0",
     }
     try:
         model = core.read_model(path)

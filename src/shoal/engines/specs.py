@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shoal.errors import InvalidRequest
+from shoal.errors import EngineFailed, InvalidRequest
 from shoal.types import DTYPES, Array, Tensors, TensorSpec
 
 
@@ -19,19 +19,27 @@ def check_inputs(inputs: Tensors, specs: Sequence[TensorSpec]) -> None:
         raise InvalidRequest(f"there is no input '{name}'; the model takes {expected}", param=name)
 
 
+def check_outputs(outputs: Tensors, specs: Sequence[TensorSpec]) -> None:
+    """Did the model give what it says it gives? Raises :class:`~shoal.errors.EngineFailed`."""
+    for spec in specs:
+        if spec.name not in outputs:
+            raise EngineFailed(f"the model did not give its output '{spec.name}'")
+        if (wrong := _difference(outputs[spec.name], spec)) is not None:
+            raise EngineFailed(f"output '{spec.name}' must {wrong}")
+
+
 def _check_one(array: Array, spec: TensorSpec) -> None:
+    if (wrong := _difference(array, spec)) is not None:
+        raise InvalidRequest(f"input '{spec.name}' must {wrong}", param=spec.name)
+
+
+def _difference(array: Array, spec: TensorSpec) -> str | None:
     if array.dtype != DTYPES[spec.dtype]:
-        raise InvalidRequest(
-            f"input '{spec.name}' must be {spec.dtype}, not {datatype(array)}",
-            param=spec.name,
-        )
+        return f"be {spec.dtype}, not {datatype(array)}"
     fits = array.ndim == len(spec.shape) and all(
         wanted in (-1, got) for wanted, got in zip(spec.shape, array.shape, strict=True)
     )
-    if not fits:
-        raise InvalidRequest(
-            f"input '{spec.name}' must have shape {list(spec.shape)}, not {list(array.shape)}", param=spec.name
-        )
+    return None if fits else f"have shape {list(spec.shape)}, not {list(array.shape)}"
 
 
 def datatype(array: Array) -> str:

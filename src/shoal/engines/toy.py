@@ -3,7 +3,7 @@
 What it says depends on everything in a sequence's blocks, read back position by position. So a scheduler that
 mixes blocks up, skips a token or writes where somebody else reads changes the answer. Like real engines it is not
 bit-stable for every way to cut a prompt: a position's KV is the same only if its row began at or before its tile of
-32 tokens. KV that decoding wrote thus differs from what prefill would have written.
+32 tokens. KV that decoding wrote differs from what prefill would have written.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class ToyEngine(LanguageEngine):
         max_sequences: int = 16,
         max_step_tokens: int = 512,
         share_prefixes: bool = True,
+        max_generated: int = 512,
     ) -> None:
         self.tokenizer = ToyTokenizer()
         self.capabilities = Capabilities(
@@ -70,6 +71,7 @@ class ToyEngine(LanguageEngine):
             max_sequences=max_sequences,
             max_step_tokens=max_step_tokens,
             share_prefixes=share_prefixes,
+            max_generated=max_generated,
         )
         self.intervene: Callable[[Sequence[Row], Logits], None] = lambda rows, logits: None
         self.interrupted = threading.Event()
@@ -102,7 +104,7 @@ class ToyEngine(LanguageEngine):
         state = int((before * self._weights[: row.start]).sum(dtype=np.uint64))
         for position, token in enumerate(row.tokens, row.start):
             late = row.start > position // TILE * TILE
-            value = _mix(state ^ _mix(2 * token + late))
+            value = _mix(state ^ _mix(4 * token + (2 if row.generated else late)))
             self._kv[row.blocks[position // size], position % size] = value
             state = (state + value * int(self._weights[position])) & _MASK
         return state
@@ -125,6 +127,8 @@ def _violations(rows: Sequence[Row], can: Capabilities) -> list[str]:
             wrong.append(f"positions {row.start} to {end} have no room in {len(row.blocks)} blocks")
         if len(set(row.blocks)) != len(row.blocks) or not set(row.blocks) <= set(range(can.num_blocks)):
             wrong.append(f"blocks {row.blocks}")
+        if row.generated and len(row.tokens) > can.max_generated:
+            wrong.append(f"{len(row.tokens)} generated tokens in a row")
         if not set(row.tokens) <= set(range(can.vocab_size)):
             wrong.append("a token outside the vocabulary")
     tables = [(row.start // can.block_size, row.blocks) for row in rows]

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from shoal.engines import model_folder
 from shoal.errors import ModelNotFound
 from shoal.types import ModelKind, StepSpec
 
@@ -67,7 +68,7 @@ _SMOLLM2 = BuiltIn(
         ),
     ),
     format="openvino",
-    recipe=1,
+    recipe=model_folder.RECIPE,
 )
 
 _MINILM = BuiltIn(

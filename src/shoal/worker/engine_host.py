@@ -1,6 +1,7 @@
 """The process an engine lives in: ``python -m shoal.worker.engine_host FD`` with FD one end of a socket pair.
 
-It loads one model, answers for it, and ends when its worker does.
+It loads one model, answers for it, and ends when its worker does, or with the reason when its engine is broken: only
+a new process gets rid of a native call that does not return.
 """
 
 from __future__ import annotations
@@ -13,38 +14,69 @@ import socket
 import sys
 
 from shoal.aio import Tasks
+from shoal.clock import now
 from shoal.errors import ModelUnavailable, ProtocolError
 from shoal.messages import Generate, Infer, Load, LoadModel, LoadReport, Message
 from shoal.rpc import Call, Connection, Hello, adopt
 from shoal.worker.loading import load_model
 from shoal.worker.runtime import ModelRuntime
 
-REPORT_INTERVAL = 0.25  # seconds between looks at the load; it is sent only when it has changed
-
-logger = logging.getLogger(__name__)
+REPORT_INTERVAL = 0.25  # seconds between looks at the load; it is sent when it has changed,
+HEARTBEAT = 5.0  # and after so many seconds anyhow
+PARTING = 2.0  # seconds for the last errors to go out when the engine is broken
 
 
 class EngineHost:
     def __init__(self) -> None:
         self._runtime: ModelRuntime | None = None
         self._tasks = Tasks()
+        self._running = 0  # requests
+        self._idle = asyncio.Event()
+        self._broken = asyncio.Event()
+        self._reason = ""
 
-    async def serve(self, fd: int) -> None:
-        """Serve until the worker closes its end."""
+    async def serve(self, fd: int) -> str:
+        """Serve until the worker closes its end, or the engine is broken: returns why, or nothing."""
         end = socket.socket(fileno=fd)
         connection = await adopt(end, hello=Hello(role="engine", node_id=str(os.getpid())), handler=self._handle)
-        await connection.wait_closed()
+        ends = [
+            self._tasks.start(connection.wait_closed(), name="wait for the worker's end"),
+            self._tasks.start(self._broken.wait(), name="wait for the engine to break"),
+        ]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if self._broken.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), PARTING)
+            await connection.close(self._reason)
+        await self._tasks.close()
+        return self._reason
+
+    def _break(self, reason: str) -> None:
+        self._reason = reason
+        self._broken.set()
 
     async def _handle(self, message: Message, call: Call) -> None:
+        self._running += 1
+        self._idle.clear()
+        try:
+            await self._answer(message, call)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def _answer(self, message: Message, call: Call) -> None:
         match message:
             case Generate():
                 async with contextlib.aclosing(self._ready().generate(message)) as chunks:
                     async for chunk in chunks:
                         await call.send(chunk)
             case Infer():
-                await call.send(await self._ready().infer(message))
+                async with contextlib.aclosing(self._ready().infer(message, deadline=call.deadline)) as parts:
+                    async for part in parts:
+                        await call.send(part)
             case LoadModel():
-                self._runtime = await load_model(message)
+                self._runtime = await load_model(message, self._break)
                 self._runtime.start(lambda: None)
                 self._tasks.start(self._report(call.connection, self._runtime), name="report load")
                 await call.send(self._runtime.info)
@@ -57,20 +89,22 @@ class EngineHost:
         return self._runtime
 
     async def _report(self, connection: Connection, runtime: ModelRuntime) -> None:
-        told = Load()
+        told, then = Load(), now()
         while not connection.is_closed:
             load = runtime.load()
-            if load != told:
+            if load != told or now() - then >= HEARTBEAT:
                 connection.notify(LoadReport(load))
-                told = load
+                told, then = load, now()
             await asyncio.sleep(REPORT_INTERVAL)
 
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
-    asyncio.run(EngineHost().serve(int(sys.argv[1])))
+    reason = asyncio.run(EngineHost().serve(int(sys.argv[1])))
+    if reason:
+        print(reason, file=sys.stderr, flush=True)  # the worker gives a process's last line as the reason of its end
     # Without waiting for the engine's thread: it may be in the middle of a long step that nobody wants any more.
-    os._exit(0)
+    os._exit(1 if reason else 0)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from shoal.types import ModelKind, ModelState
 
 logger = logging.getLogger(__name__)
 
+SILENCE = 60.0  # seconds without a report, until a loaded engine process counts as stuck
 LOAD_TIMEOUT = 600.0  # seconds: a first load may convert weights
 
 
@@ -34,6 +35,7 @@ class EngineProcess:
         *,
         cpus: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
+        silence: float = SILENCE,
     ) -> None:
         self.info = ModelInfo(
             name=command.name,
@@ -45,6 +47,8 @@ class EngineProcess:
         self._command = command
         self._cpus = cpus
         self._environment = dict(environment or {})
+        self._silence = silence
+        self._heard = 0.0  # when the process last said something
         self._connection: Connection | None = None
         self._load = Load()
         self._changed: Callable[[], None] = lambda: None
@@ -64,11 +68,13 @@ class EngineProcess:
                     assert isinstance(chunk, Chunk)
                     yield chunk
 
-    async def infer(self, request: Infer) -> Inferred:
+    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
+        timeout = None if deadline is None else deadline - now()
         with self._lost_is_a_reason():
-            answer = await self._ready().call(request, timeout=None)
-        assert isinstance(answer, Inferred)
-        return answer
+            async with self._ready().stream(request, timeout) as answers:
+                async for part in answers:
+                    assert isinstance(part, Inferred)
+                    yield part
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -146,9 +152,23 @@ class EngineProcess:
         assert isinstance(info, ModelInfo)
         self._connection, self.info = connection, info
         self._changed()
-        return await process.wait()
+        return await self._end(process)
+
+    async def _end(self, process: ChildProcess) -> str:
+        """How it ended; or that it is there but has fallen silent, as one that is stopped or stuck does."""
+        ended = self._tasks.start(process.wait(), name=f"wait for the engine of {self.info.name}")
+        try:
+            self._heard = now()
+            while (left := self._heard + self._silence - now()) > 0:
+                await asyncio.wait([ended], timeout=left)
+                if ended.done():
+                    return str(ended.result())
+            return f"it said nothing for {self._silence:g} seconds"
+        finally:
+            ended.cancel()
 
     async def _handle(self, message: Message, call: Call) -> None:
+        self._heard = now()
         if isinstance(message, LoadReport):
             self._load = message.load
             self._changed()

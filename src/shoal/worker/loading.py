@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from shoal.config import ModelConfig
 from shoal.engines.base import EngineOptions, LanguageEngine, TensorEngine, Tokenizer
 from shoal.engines.chat_template import encode_chat
 from shoal.engines.echo import EchoEngine
+from shoal.engines.model_folder import RECIPE
 from shoal.errors import ModelLoadFailed
 from shoal.messages import LoadModel, ModelInfo
 from shoal.model_registry import Engine, ModelSpec, Source, make_spec
@@ -26,8 +28,10 @@ from shoal.worker.generation import GenerationLoop
 from shoal.worker.pipeline import StepPipeline, TensorParts, TensorPipeline
 from shoal.worker.runtime import LanguageRuntime, ModelRuntime, TensorRuntime
 
+OnUnhealthy = Callable[[str], None]  # called once, with the reason, when an engine cannot be used any more
 
-async def load_model(command: LoadModel) -> ModelRuntime:
+
+async def load_model(command: LoadModel, on_unhealthy: OnUnhealthy) -> ModelRuntime:
     """Load a model in this process. Raises :class:`ModelLoadFailed` that says what is missing."""
     spec = make_spec(str(ModelId(command.name, command.version)), msgspec.convert(command.settings, ModelConfig))
     options = EngineOptions(command.threads, command.kv_tokens, command.max_sequences)
@@ -36,7 +40,8 @@ async def load_model(command: LoadModel) -> ModelRuntime:
         if spec.kind is ModelKind.GENERATE:
             if spec.settings.preproc or spec.settings.postproc:
                 raise ModelLoadFailed(f"model '{spec.name}' generates text; preproc and postproc are for tensors")
-            return language_runtime(spec, await asyncio.to_thread(language_engine, spec, cache, options))
+            engine = await asyncio.to_thread(language_engine, spec, cache, options)
+            return language_runtime(spec, engine, on_unhealthy)
         parts = await asyncio.to_thread(tensor_parts, spec, cache, options)
         if command.step_processes and parts.has_steps:
             return await stepped_runtime(spec, parts, command.step_processes)
@@ -47,7 +52,7 @@ async def load_model(command: LoadModel) -> ModelRuntime:
         ) from error
 
 
-def language_runtime(spec: ModelSpec, engine: LanguageEngine) -> LanguageRuntime:
+def language_runtime(spec: ModelSpec, engine: LanguageEngine, on_unhealthy: OnUnhealthy) -> LanguageRuntime:
     info = ModelInfo(
         name=spec.name,
         kind=ModelKind.GENERATE,
@@ -55,31 +60,37 @@ def language_runtime(spec: ModelSpec, engine: LanguageEngine) -> LanguageRuntime
         version=spec.version,
         context_length=engine.capabilities.context_length,
     )
-    return LanguageRuntime(info, GenerationLoop(engine, encode_prompt=lambda prompt: encode(engine.tokenizer, prompt)))
+    loop = GenerationLoop(
+        engine, encode_prompt=lambda prompt: encode(engine.tokenizer, prompt), on_unhealthy=on_unhealthy
+    )
+    return LanguageRuntime(info, loop)
 
 
 def tensor_runtime(spec: ModelSpec, pipeline: TensorPipeline) -> TensorRuntime:
-    return TensorRuntime(_tensor_info(spec, pipeline.inputs, pipeline.outputs), pipeline, BatchLimits())
+    info = _tensor_info(spec, pipeline, pipeline.inputs, pipeline.outputs)
+    return TensorRuntime(info, pipeline, _limits(spec), buckets=spec.settings.batching.buckets)
 
 
 async def stepped_runtime(spec: ModelSpec, parts: TensorParts, processes: int) -> TensorRuntime:
     """A tensor model whose steps run in processes of their own."""
-    limits = BatchLimits()
     command = parts.steps_command(spec.settings.step_timeout)
     pool = StepPool(
         lambda: ChildStepProcess.start(f"steps of {spec.id}", command), size=processes, timeout=command.timeout
     )
     loaded = await pool.start()
     try:
-        steps = StepPipeline(parts.engine, steps=pool, preproc=loaded.preproc, postproc=loaded.postproc, limits=limits)
+        steps = StepPipeline(parts.engine, steps=pool, preproc=loaded.preproc, postproc=loaded.postproc)
     except ModelLoadFailed:
         await pool.close()
         raise
-    info = _tensor_info(spec, steps.inputs, steps.outputs)
-    return TensorRuntime(info, TensorPipeline(parts.engine), limits, steps)
+    pipeline = TensorPipeline(parts.engine)
+    info = _tensor_info(spec, pipeline, steps.inputs, steps.outputs)
+    return TensorRuntime(info, pipeline, _limits(spec), steps=steps, buckets=spec.settings.batching.buckets)
 
 
-def _tensor_info(spec: ModelSpec, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> ModelInfo:
+def _tensor_info(
+    spec: ModelSpec, pipeline: TensorPipeline, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> ModelInfo:
     return ModelInfo(
         name=spec.name,
         kind=ModelKind.TENSOR,
@@ -87,7 +98,13 @@ def _tensor_info(spec: ModelSpec, inputs: tuple[TensorSpec, ...], outputs: tuple
         version=spec.version,
         inputs=inputs,
         outputs=outputs,
+        batchable=pipeline.batchable if spec.settings.batchable is None else spec.settings.batchable,
     )
+
+
+def _limits(spec: ModelSpec) -> BatchLimits:
+    batching = spec.settings.batching
+    return BatchLimits(batching.max_rows, batching.max_wait, batching.max_queue_rows, batching.target_latency)
 
 
 def echo_runtime(spec: ModelSpec) -> TensorRuntime:
@@ -125,17 +142,22 @@ def tensor_parts(spec: ModelSpec, cache: Path, options: EngineOptions) -> Tensor
         return TensorParts(EchoEngine(), None, preproc, postproc)
     if spec.source is Source.BUILT_IN:
         entry, folder = find(spec.target), pull(spec.target, cache, no_progress)
-        engine = _onnx_engine(folder / "model.onnx", options)
+        engine = _onnx_engine(spec, folder / "model.onnx", options)
         return TensorParts(engine, folder, preproc or entry.preproc, postproc or entry.postproc)
     if spec.source is Source.PYTHON:
         from shoal.engines.python import PythonEngine
 
         return TensorParts(PythonEngine(spec.target, options), None, preproc, postproc)
     path = _existing(spec)
-    return TensorParts(_onnx_engine(path, options), path.parent, preproc, postproc)
+    return TensorParts(_onnx_engine(spec, path, options), path.parent, preproc, postproc)
 
 
-def _onnx_engine(path: Path, options: EngineOptions) -> TensorEngine:
+def _onnx_engine(spec: ModelSpec, path: Path, options: EngineOptions) -> TensorEngine:
+    """ONNX Runtime, unless the URI says otherwise: it is nearer to the numbers the model was made with."""
+    if spec.engine is Engine.OPENVINO:
+        from shoal.engines.openvino_tensors import OpenVINOTensorEngine
+
+        return OpenVINOTensorEngine(path, options)
     from shoal.engines.onnx import OnnxEngine
 
     return OnnxEngine(path, options)
@@ -161,7 +183,7 @@ def _openvino_folder(spec: ModelSpec, cache: Path) -> Path:
 
     source = _existing(spec)
     status = source.stat()
-    identity = f"{source.resolve()} {status.st_size} {status.st_mtime_ns}"
+    identity = f"{source.resolve()} {status.st_size} {status.st_mtime_ns} {RECIPE}"
     folder = cache / "converted" / f"{source.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         convert(source, folder, lambda _stage, _fraction: None)

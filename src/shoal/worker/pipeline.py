@@ -7,10 +7,11 @@ Without step processes all of it is one synchronous run (:class:`TensorPipeline`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from shoal.batcher import BatchLimits
 from shoal.batcher.stacking import count_rows, split, stack
@@ -20,8 +21,6 @@ from shoal.errors import InvalidRequest, ModelLoadFailed, PayloadTooLarge
 from shoal.messages import LoadSteps, RunSteps, StepInfo
 from shoal.preproc import Chain, pick
 from shoal.types import StepSpec, Tensors, TensorSpec
-
-Run: TypeAlias = Callable[[Tensors], Awaitable[Tensors]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +70,33 @@ class TensorPipeline:
         """May rows of several requests share a run?"""
         return self._engine.batchable
 
+    @property
+    def streams(self) -> bool:
+        """Does the model answer in parts?"""
+        return self._engine.streams
+
     def run(self, inputs: Tensors) -> Tensors:
         """Raises :class:`~shoal.errors.InvalidRequest` and :class:`~shoal.errors.EngineFailed`."""
-        if self._preproc.info and self.inputs:  # an engine looks at its inputs itself
+        made, taken = self._prepare(inputs)
+        return self._finish(made, self._engine.run(taken))
+
+    def stream(self, inputs: Tensors) -> Generator[Tensors]:
+        """The same in parts; the steps after the engine see each part alone. Closing it stops the engine."""
+        made, taken = self._prepare(inputs)
+        with closing(self._engine.stream(taken)) as parts:
+            for part in parts:
+                yield self._finish(made, part)
+
+    def _prepare(self, inputs: Tensors) -> tuple[Tensors, Tensors]:
+        """All that is there before the engine runs, and what the engine gets of it."""
+        if not self._preproc.info:
+            return inputs, inputs
+        if self.inputs:  # an engine looks at its inputs itself
             check_inputs(inputs, self.inputs)
         made = inputs | self._preproc.run(inputs)[0]
-        outputs = self._engine.run(pick(made, self._engine.inputs) if self._preproc.info else inputs)
+        return made, pick(made, self._engine.inputs)
+
+    def _finish(self, made: Tensors, outputs: Tensors) -> Tensors:
         return self._postproc.run(made | outputs)[1] if self._postproc.info else outputs
 
     def close(self) -> None:
@@ -95,18 +115,11 @@ class StepPipeline:
     """The same around an engine whose runs somebody else batches. For any number of requests at a time."""
 
     def __init__(
-        self,
-        engine: TensorEngine,
-        *,
-        steps: StepRunner,
-        preproc: Sequence[StepInfo],
-        postproc: Sequence[StepInfo],
-        limits: BatchLimits,
+        self, engine: TensorEngine, *, steps: StepRunner, preproc: Sequence[StepInfo], postproc: Sequence[StepInfo]
     ) -> None:
-        """``limits`` are those of the engine's batches. Raises as :class:`TensorPipeline` does."""
+        """Raises as :class:`TensorPipeline` does."""
         check_complete(preproc, engine, postproc)
         self._steps = steps
-        self._limits = limits if engine.batchable else None
         self._engine_inputs = engine.inputs
         self._preproc = tuple(preproc)
         self._postproc = tuple(postproc)
@@ -114,40 +127,58 @@ class StepPipeline:
         self._wanted = _wanted(engine, self._postproc_takes)
         self.inputs, self.outputs = _ends(preproc, engine, postproc)
 
-    async def infer(self, inputs: Tensors, run: Run) -> Tensors:
-        """``run`` is the engine's. Raises as :class:`TensorPipeline` does, and what the :class:`StepRunner` raises."""
-        if self._preproc and self.inputs:  # an engine looks at its inputs itself
-            check_inputs(inputs, self.inputs)
-        parts = [inputs] if self._limits is None else _parts(inputs, self._limits)
-        if len(parts) == 1:
-            return await self._infer_part(parts[0], run)
-        asked = [asyncio.ensure_future(self._infer_later_part(n, part, run)) for n, part in enumerate(parts)]
+    async def infer(
+        self, inputs: Tensors, run: Callable[[Tensors], Awaitable[Tensors]], limits: BatchLimits | None
+    ) -> Tensors:
+        """``run`` is the engine's; ``limits`` those of its batches, if it has any.
+
+        Raises as :class:`TensorPipeline` does, and what the :class:`StepRunner` raises.
+        """
+
+        async def part(number: int, inputs: Tensors) -> Tensors:
+            with _counted_from(number * (limits.max_rows if limits else 0)):
+                made, taken = await self._prepare(inputs)
+                return await self._finish(made, await run(taken))
+
+        self._check(inputs, limits)
+        parts = [inputs] if limits is None else _parts(inputs, limits)
+        asked = [asyncio.ensure_future(part(number, rows)) for number, rows in enumerate(parts)]
         try:
             return stack(await asyncio.gather(*asked))
         finally:
-            for part in asked:
-                part.cancel()
+            for one in asked:
+                one.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
 
-    async def _infer_later_part(self, number: int, inputs: Tensors, run: Run) -> Tensors:
-        try:
-            return await self._infer_part(inputs, run)
-        except InvalidRequest as error:
-            if not number or self._limits is None:
-                raise
-            start = number * self._limits.max_rows
-            raise type(error)(f"{error.message} (counted from row {start})", param=error.param) from error
+    async def stream(
+        self, inputs: Tensors, run: Callable[[Tensors], AsyncGenerator[Tensors]], limits: BatchLimits | None
+    ) -> AsyncGenerator[Tensors]:
+        """The same of an engine that answers in parts, each of which goes through the steps after it alone."""
+        self._check(inputs, limits)
+        made, taken = await self._prepare(inputs)
+        async with aclosing(run(taken)) as parts:
+            async for outputs in parts:
+                yield await self._finish(made, outputs)
 
-    async def _infer_part(self, inputs: Tensors, run: Run) -> Tensors:
-        made = inputs
-        if self._preproc:
-            made = inputs | await self._steps.run(RunSteps("preproc", inputs, self._wanted))
-        outputs = await run(pick(made, self._engine_inputs) if self._preproc else inputs)
+    def _check(self, inputs: Tensors, limits: BatchLimits | None) -> None:
+        if self._preproc and self.inputs:  # an engine looks at its inputs itself
+            check_inputs(inputs, self.inputs)
+        if limits is not None and (rows := count_rows(inputs)) > limits.max_queue_rows:
+            raise PayloadTooLarge(f"the request has {rows} rows; at most {limits.max_queue_rows} are allowed")
+
+    async def _prepare(self, inputs: Tensors) -> tuple[Tensors, Tensors]:
+        """All that is there before the engine runs, and what the engine gets of it."""
+        if not self._preproc:
+            return inputs, inputs
+        made = inputs | await self._steps.run(RunSteps("preproc", inputs, self._wanted))
+        return made, pick(made, self._engine_inputs)
+
+    async def _finish(self, made: Tensors, outputs: Tensors) -> Tensors:
         if not self._postproc:
             return outputs
-        made = made | outputs
-        taken = self._postproc_takes
-        return await self._steps.run(RunSteps("postproc", made if taken is None else _known(made, taken)))
+        there, taken = made | outputs, self._postproc_takes
+        tensors = there if taken is None else {name: there[name] for name in there if name in taken}
+        return await self._steps.run(RunSteps("postproc", tensors))
 
     async def close(self) -> None:
         await self._steps.close()
@@ -182,14 +213,20 @@ def _ends(
 
 
 def _parts(inputs: Tensors, limits: BatchLimits) -> list[Tensors]:
-    """As many rows as one run takes in each: steps make much of little, and a request's parts run beside each other.
-
-    Raises :class:`~shoal.errors.InvalidRequest`.
-    """
+    """As many rows as one run takes in each: steps make much of little, and a request's parts run beside each other."""
     rows, most = count_rows(inputs), limits.max_rows
-    if rows > limits.max_queue_rows:
-        raise PayloadTooLarge(f"the request has {rows} rows; at most {limits.max_queue_rows} are allowed")
     return list(split(inputs, [min(most, rows - start) for start in range(0, rows, most)]))
+
+
+@contextmanager
+def _counted_from(row: int) -> Iterator[None]:
+    """What is said of a row counts from the beginning of its part."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if not row:
+            raise
+        raise type(error)(f"{error.message} (counted from row {row})", param=error.param) from error
 
 
 def _taken(steps: Sequence[StepInfo]) -> set[str] | None:
@@ -209,7 +246,3 @@ def _wanted(engine: TensorEngine, postproc_takes: set[str] | None) -> tuple[str,
         return None
     made_after = {spec.name for spec in engine.outputs}
     return tuple(sorted({spec.name for spec in engine.inputs} | (postproc_takes - made_after)))
-
-
-def _known(tensors: Tensors, names: set[str]) -> Tensors:
-    return {name: array for name, array in tensors.items() if name in names}

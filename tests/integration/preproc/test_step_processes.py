@@ -131,7 +131,7 @@ async def test_a_model_whose_pipeline_is_not_complete_leaves_no_process(make_poo
     settings = ModelConfig(uri="user_steps:Model", preproc=("normalize_text",))
     command = LoadModel(ModelName("fish"), FIRST_VERSION, msgspec.to_builtins(settings), "", 1, 256, 1)
     with pytest.raises(ModelLoadFailed, match="the engine takes 'x', which nothing makes"):
-        await load_model(msgspec.structs.replace(command, step_processes=2))
+        await load_model(msgspec.structs.replace(command, step_processes=2), lambda reason: None)
     assert step_processes() == []
 
 

@@ -102,9 +102,46 @@ def test_what_a_template_refuses_or_cannot_do_is_told(template: str, reason: str
 
 def test_a_prompt_of_boundless_length_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_template, "MAX_RENDERED", 1000)
-    endless = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}"
+    endless = "{% for a in range(99999) %}x{% endfor %}"
     with pytest.raises(InvalidRequest, match="more than 1000 characters"):
         render(endless, user("Hi"), bos_token="", eos_token="")
+
+
+ENDLESS = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "loops that take nothing": (
+        "{% for a in range(99999) %}{% for b in range(99999) if b < 0 %}{% endfor %}{% endfor %}"
+    ),
+    "macros": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(50) }}",
+    "recursive loops": (
+        "{% set l = [[], []] %}{% for x in [l, l] recursive %}{% if loop.depth < 50 %}{{ loop([l, l]) }}{% endif %}"
+        "{% endfor %}"
+    ),
+    "repetition": "{{ ('a' * 10 ** 9) | length }}",
+    "repetition of a list": "{{ (10 ** 9 * [1]) | length }}",
+    "powers": "{{ 10 ** (10 ** 8) }}",
+    "products": "{% set n = namespace(x=9) %}{% for a in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
+    "sums": "{% set n = namespace(x='ab') %}{% for a in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "joins": "{% set n = namespace(x='ab') %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "captures": (
+        "{% set n = namespace(x='ab') %}{% for a in range(99) %}{% set b %}{{ n.x }}{{ n.x }}{% endset %}"
+        "{% set n.x = b %}{% endfor %}"
+    ),
+    "source": "{# long #}" * 50_001,
+}
+
+
+@pytest.mark.parametrize("template", ENDLESS.values(), ids=ENDLESS)
+def test_a_template_that_would_not_end_is_refused(template: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"it (does|makes|computes|is longer)"):
+        render(template, user("Hi"), bos_token="", eos_token="")
+
+
+def test_a_long_conversation_is_no_endless_template() -> None:
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}" + "{{ m.content | trim }}" * 50 + "{% endif %}{% endfor %}"
+    )
+    assert len(render(template, user("Hi") * 10_000, bos_token="", eos_token="")) == 1_000_000
 
 
 @pytest.mark.parametrize("role", ["", "User", "<|im_start|>", "user\nsystem", "a" * 33])

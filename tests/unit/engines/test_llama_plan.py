@@ -16,6 +16,7 @@ LIMITS = Capabilities(
     max_sequences=4,
     max_step_tokens=128,
     share_prefixes=False,
+    max_generated=1,
 )
 
 

@@ -12,7 +12,7 @@ import shoal.engines.python
 from shoal.engines.base import EngineOptions
 from shoal.engines.python import PythonEngine
 from shoal.errors import EngineFailed, InvalidRequest, ModelLoadFailed
-from shoal.types import TensorSpec
+from shoal.types import Tensors, TensorSpec
 
 SOURCE = """
 import numpy as np
@@ -46,6 +46,24 @@ class Picky:
 class ReturnsAList:
     def run(self, inputs):
         return {"y": [1, 2]}
+
+class Letters:
+    inputs = (TensorSpec("x", "INT64", (-1,)),)
+    outputs = (TensorSpec("y", "INT64", (-1,)),)
+    closed = 0
+    def stream(self, inputs):
+        try:
+            yield {"y": inputs["x"]}
+            yield {"y": inputs["x"] + 1}
+            if (inputs["x"] == 13).any():
+                raise ValueError("no luck")
+        finally:
+            Letters.closed += 1
+
+class LiesAboutItsOutputs:
+    outputs = (TensorSpec("y", "FP32", (-1, 2)), TensorSpec("z", "FP32", (-1,)))
+    def run(self, inputs):
+        return inputs
 
 class Mute:
     pass
@@ -104,7 +122,7 @@ def test_a_class_without_close_is_closed_in_silence(make: Make) -> None:
         ("unfinished:Model", "No module named 'no_such_library'"),
         ("users_model:Nothing", "has no attribute 'Nothing'"),
         ("users_model:FailsToStart", "OSError: no such camera"),
-        ("users_model:Mute", "neither a method 'run' nor a method 'predict'"),
+        ("users_model:Mute", "none of the methods 'run', 'predict' and 'stream'"),
         ("users_model:BadSpecs", "must be TensorSpec values"),
         ("users_model", "cannot load users_model"),
     ],
@@ -129,9 +147,50 @@ def test_a_class_must_return_arrays(make: Make) -> None:
         make("users_model:ReturnsAList").run({})
 
 
-def test_the_example_in_the_documentation_works(make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("outputs", "complaint"),
+    [
+        ({"y": np.zeros((1, 2), np.float32)}, "did not give its output 'z'"),
+        ({"y": np.zeros((1, 2))}, "output 'y' must be FP32, not FP64"),
+        ({"y": np.zeros((1, 3), np.float32)}, r"output 'y' must have shape \[-1, 2\], not \[1, 3\]"),
+    ],
+)
+def test_declared_outputs_are_checked_after_the_class_made_them(make: Make, outputs: Tensors, complaint: str) -> None:
+    with pytest.raises(EngineFailed, match=complaint):
+        make("users_model:LiesAboutItsOutputs").run(outputs)
+
+
+def test_a_class_may_answer_in_parts(make: Make) -> None:
+    engine = make("users_model:Letters")
+    assert engine.streams
+    assert not make("users_model:Doubler").streams
+    parts = engine.stream({"x": np.array([1, 2])})
+    assert [part["y"].tolist() for part in parts] == [[1, 2], [2, 3]]
+
+
+def test_a_stream_that_fails_or_is_left_ends_the_class_own_generator(make: Make) -> None:
+    engine = make("users_model:Letters")
+    letters = type(engine._model)
+    with pytest.raises(EngineFailed, match="Letters failed: ValueError: no luck"):
+        list(engine.stream({"x": np.array([13])}))
+    assert letters.closed == 1  # type: ignore[attr-defined]
+    parts = engine.stream({"x": np.array([1])})
+    next(parts)
+    parts.close()
+    assert letters.closed == 2  # type: ignore[attr-defined]
+
+
+def test_inputs_of_a_stream_are_checked_too(make: Make) -> None:
+    with pytest.raises(InvalidRequest, match="'x' must be INT64"):
+        next(make("users_model:Letters").stream({"x": np.zeros(1)}))
+
+
+def test_the_examples_in_the_documentation_work(make: Make, tmp_path: Path) -> None:
     documentation = shoal.engines.python.__doc__ or ""
-    example = documentation.split("::\n")[1].split("\nThe method")[0]
-    (tmp_path / "documented.py").write_text(textwrap.dedent(example))
+    _, doubler, countdown = documentation.split("::\n")
+    source = textwrap.dedent(doubler.split("\nThe method")[0]) + textwrap.dedent(countdown)
+    (tmp_path / "documented.py").write_text("from collections.abc import Iterator\n" + source)
     engine = make("documented:Doubler")
     assert engine.run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[2, 2, 2, 2]]
+    parts = make("documented:Countdown").stream({"start": np.array([2, 1])})
+    assert [part["left"].tolist() for part in parts] == [[2, 1], [1, 0], [0, 0]]

@@ -32,11 +32,14 @@ class Scale:
 async def load(uri: str = "echo", **settings: Any) -> ModelRuntime:
     config = msgspec.to_builtins(ModelConfig(uri=uri, **settings))
     name = ModelName("fish")
-    return await load_model(LoadModel(name, FIRST_VERSION, config, "", threads=1, kv_tokens=256, max_sequences=1))
+    command = LoadModel(name, FIRST_VERSION, config, "", threads=1, kv_tokens=256, max_sequences=1)
+    return await load_model(command, lambda reason: None)
 
 
 async def ask(runtime: ModelRuntime, **inputs: Any) -> Tensors:
-    return (await runtime.infer(Infer(RequestId("1"), ModelName("fish"), inputs))).outputs
+    request = Infer(RequestId("1"), ModelName("fish"), inputs)
+    (answer,) = [part.outputs async for part in runtime.infer(request, deadline=None)]
+    return answer
 
 
 async def test_the_steps_of_the_settings_stand_around_the_engine() -> None:

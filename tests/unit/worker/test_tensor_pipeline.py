@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import numpy as np
 import pytest
@@ -77,7 +79,7 @@ class MemorySteps:
 
 
 def around(engine: TensorEngine, steps: MemorySteps) -> StepPipeline:
-    return StepPipeline(engine, steps=steps, preproc=steps.preproc.info, postproc=steps.postproc.info, limits=LIMITS)
+    return StepPipeline(engine, steps=steps, preproc=steps.preproc.info, postproc=steps.postproc.info)
 
 
 def text(*rows: bytes) -> Tensors:
@@ -157,7 +159,7 @@ async def test_steps_of_a_request_run_around_the_engine_and_send_no_more_than_is
         ran.append(inputs)
         return engine.run(inputs)
 
-    made = await pipeline.infer(text(b"7", b"10"), run)
+    made = await pipeline.infer(text(b"7", b"10"), run, LIMITS)
     assert made["joined"].tolist() == [[8, 1], [11, 2]]
     assert [set(inputs) for inputs in ran] == [{"number"}]
     before, after = steps.seen
@@ -175,7 +177,7 @@ async def test_with_step_processes_and_without_the_answer_is_the_same(halves: st
     async def run(inputs: Tensors) -> Tensors:
         return engine.run(inputs)
 
-    apart = await around(engine, MemorySteps(preproc, postproc)).infer(inputs, run)
+    apart = await around(engine, MemorySteps(preproc, postproc)).infer(inputs, run, LIMITS)
     together = TensorPipeline(engine, preproc=preproc, postproc=postproc).run(inputs)
     assert plain(apart) == plain(together)
 
@@ -212,7 +214,7 @@ async def test_inputs_are_checked_before_a_step_process_sees_them(inputs: Tensor
         raise AssertionError("nothing gets so far")
 
     with pytest.raises(InvalidRequest, match=reason):
-        await around(Increment(), steps).infer(inputs, run)
+        await around(Increment(), steps).infer(inputs, run, LIMITS)
     assert steps.seen == []
 
 
@@ -224,7 +226,7 @@ async def test_a_large_request_runs_in_parts_of_one_run_each() -> None:
         await asyncio.wait_for(both_began.wait(), 5)
         return engine.run(inputs)
 
-    made = await around(engine, steps).infer(text(*(b"%d" % number for number in range(8))), run)
+    made = await around(engine, steps).infer(text(*(b"%d" % number for number in range(8))), run, LIMITS)
     assert made["joined"][:, 0].tolist() == list(range(1, 9))
     assert [len(message.tensors["text"]) for message in steps.seen if message.half == "preproc"] == [3, 3, 2]
 
@@ -242,7 +244,7 @@ async def test_a_part_that_fails_ends_the_others() -> None:
             raise
 
     with pytest.raises(EngineFailed, match="seven"):
-        await around(Increment(), MemorySteps(PARSE)).infer(text(*(b"%d" % number for number in range(8))), run)
+        await around(Increment(), MemorySteps(PARSE)).infer(text(*(b"%d" % number for number in range(8))), run, LIMITS)
     assert ended == ["cancelled"] * 2
 
 
@@ -259,10 +261,10 @@ async def test_a_row_of_a_later_part_is_told_with_where_its_counting_begins() ->
 
     pipeline = around(Increment(), MemorySteps(Chain([("refuse", Refuse())])))
     with pytest.raises(InvalidRequest, match=r"row 1 is no fish \(counted from row 6\)") as refused:
-        await pipeline.infer(text(*(b"%d" % number for number in range(8))), run)
+        await pipeline.infer(text(*(b"%d" % number for number in range(8))), run, LIMITS)
     assert refused.value.param == "text"
     with pytest.raises(InvalidRequest, match=r"row 0 is no fish$"):
-        await pipeline.infer(text(b"7", b"1", b"1", b"1"), run)
+        await pipeline.infer(text(b"7", b"1", b"1", b"1"), run, LIMITS)
 
 
 async def test_an_engine_that_takes_anything_gets_all_that_was_made() -> None:
@@ -278,7 +280,25 @@ async def test_an_engine_that_takes_anything_gets_all_that_was_made() -> None:
     async def run(inputs: Tensors) -> Tensors:
         return engine.run(inputs)
 
-    assert plain(await around(engine, steps).infer({"input": np.array([1])}, run)) == {"output": [2]}
+    assert plain(await around(engine, steps).infer({"input": np.array([1])}, run, None)) == {"output": [2]}
+
+
+async def test_an_answer_in_parts_goes_through_the_steps_after_it_part_by_part() -> None:
+    steps = MemorySteps(PARSE, JOIN)
+    closed: list[bool] = []
+
+    async def stream(inputs: Tensors) -> AsyncGenerator[Tensors]:
+        try:
+            for add in range(100):
+                yield {"next": inputs["number"] + add}
+        finally:
+            closed.append(True)
+
+    async with aclosing(around(Increment(), steps).stream(text(b"10"), stream, LIMITS)) as parts:
+        made = [(await anext(parts))["joined"].tolist() for _ in range(3)]
+    assert made == [[[10, 2]], [[11, 2]], [[12, 2]]]
+    assert closed == [True]
+    assert [message.half for message in steps.seen] == ["preproc", "postproc", "postproc", "postproc"]
 
 
 async def test_closing_ends_the_step_processes() -> None:

@@ -1,8 +1,8 @@
 """KV memory in blocks that sequences own, share and leave behind. Bookkeeping alone: no engine, no clock.
 
 A block is *free* (nothing in it), *held* by one or more sequences, or *kept*: nobody holds it, but it is published,
-so that a later prompt that begins the same way can take it. Kept blocks count as available; the one unused for
-longest is given away first.
+so that a later prompt that begins the same way can take it. Kept blocks count as available. Of the free blocks the
+lowest is given away first, since llama.cpp computes only neighbours together; then the kept one unused for longest.
 
 Only full blocks of a prompt that were computed by prefill are published. Blocks that decoding fills differ from
 them in the last bits, and an answer must be the same, token for token, whatever was in the cache. So generated
@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from heapq import heappop, heappush
 
 from shoal.types import TokenId
 
@@ -48,7 +49,7 @@ class BlockPool:
     """Who holds which block."""
 
     def __init__(self, num_blocks: int) -> None:
-        self._free = list(range(num_blocks))[::-1]
+        self._free = list(range(num_blocks))  # a heap
         self._holders = [0] * num_blocks
         self._keys: dict[int, BlockKey] = {}  # of the published blocks
         self._published: dict[bytes, int] = {}  # digest to block
@@ -99,7 +100,7 @@ class BlockPool:
                 if block in self._keys:
                     self._kept[block] = None
                 else:
-                    self._free.append(block)
+                    heappush(self._free, block)
 
     def publish(self, block: int, key: BlockKey) -> None:
         """Offer a held block, now fully computed, to other sequences. The first to hold some tokens stays it."""
@@ -113,7 +114,7 @@ class BlockPool:
 
     def _take(self) -> int:
         if self._free:
-            return self._free.pop()
+            return heappop(self._free)
         block, _ = self._kept.popitem(last=False)
         del self._published[self._keys.pop(block).digest]
         return block

@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from shoal.aio import Tasks
 from shoal.engines.base import LanguageEngine
@@ -19,6 +20,7 @@ from shoal.errors import EngineFailed, ModelUnavailable, ShoalError
 from shoal.messages import Chunk, Generate, Load
 from shoal.types import FinishReason
 from shoal.worker.generation.answer import Answer
+from shoal.worker.generation.offload import Offload
 from shoal.worker.generation.prepare import EncodePrompt, Preparer
 from shoal.worker.generation.sampler import Sampled
 from shoal.worker.generation.scheduler import Limits, Scheduler
@@ -41,11 +43,16 @@ class _News:
     reason: FinishReason | None
 
 
+class _Broken(Exception):
+    """The engine cannot be used any more, and why."""
+
+
 class GenerationLoop:
     """Generates for many requests at once. Owns the engine: closing it closes that.
 
     ``encode_prompt`` may be slow; it is called in threads of its own. Prompts share KV only under the same
-    ``cache_salt``. ``on_unhealthy`` is called once, when the engine fails step after step.
+    ``cache_salt``. ``on_unhealthy`` is called once, with the reason, when the engine hangs or fails step after step:
+    everybody has then been answered, nothing more is taken, and the process is best ended.
     """
 
     def __init__(
@@ -55,9 +62,10 @@ class GenerationLoop:
         encode_prompt: EncodePrompt,
         limits: Limits = DEFAULT_LIMITS,
         cache_salt: bytes = b"",
-        on_unhealthy: Callable[[], None] = lambda: None,
+        on_unhealthy: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._engine = engine
+        self._step_seconds = limits.step_seconds
         self._scheduler = Scheduler(engine.capabilities, limits)
         self._preparer = Preparer(engine, encode_prompt, cache_salt)
         self._stepper = Stepper(engine)
@@ -68,10 +76,9 @@ class GenerationLoop:
         self._failed_steps = 0
         self._arrival = asyncio.Event()
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._prepare_threads = ThreadPoolExecutor(2, thread_name_prefix="prepare")
+        self._prepare_threads = Offload(2, "prepare")
         self._tasks = Tasks()
         self._closed = False
-        self._failed = False  # by a mistake in here
         self.healthy = True
 
     def start(self) -> None:
@@ -92,8 +99,8 @@ class GenerationLoop:
         when too many wait already, :class:`~shoal.errors.EngineFailed`, and
         :class:`~shoal.errors.ModelUnavailable` when the loop is closed.
         """
-        sequence = await self._prepare(request)
-        answer = self._submit(sequence)
+        answer = await self._prepare(request)
+        self._submit(answer)
         try:
             while True:
                 chunk = await answer.outbox.take()
@@ -101,28 +108,26 @@ class GenerationLoop:
                 if chunk.finish_reason is not None:
                     return
         finally:
-            self._withdraw(sequence)
+            self._withdraw(answer.sequence)
 
-    async def _prepare(self, request: Generate) -> TokenSequence:
+    async def _prepare(self, request: Generate) -> Answer:
         self._check_open()
         self._scheduler.check_room(self._preparing)
+        self._preparer.check(request)
         self._preparing += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._prepare_threads, self._preparer.prepare, request)
+            return await self._prepare_threads.run(partial(self._preparer.prepare, request))
         finally:
             self._preparing -= 1
 
-    def _submit(self, sequence: TokenSequence) -> Answer:
+    def _submit(self, answer: Answer) -> None:
         self._check_open()
-        answer = Answer(sequence, self._engine.tokenizer)
-        self._answers[sequence] = answer
-        self._scheduler.submit(sequence)
+        self._answers[answer.sequence] = answer
+        self._scheduler.submit(answer.sequence)
         self._arrival.set()
-        return answer
 
     def _check_open(self) -> None:
-        if self._closed or self._failed:
+        if self._closed or not self.healthy:
             raise ModelUnavailable("the model is not served here any more")
 
     def _withdraw(self, sequence: TokenSequence) -> None:
@@ -142,11 +147,11 @@ class GenerationLoop:
     async def _run(self) -> None:
         try:
             await self._generate_steps()
+        except _Broken as broken:
+            self._break(str(broken))
         except Exception:  # a border: whoever waits gets an answer, whatever went wrong here
             logger.exception("the generation loop failed", extra={"action": "generation_failed"})
-            self._failed = True
-            self._fail_all(lambda: EngineFailed("the server failed while it generated"))
-            self._break()
+            self._break("the server failed while it generated")
 
     async def _generate_steps(self) -> None:
         loop = asyncio.get_running_loop()
@@ -165,15 +170,20 @@ class GenerationLoop:
             # The loop's next look at its sockets lets go of the interpreter, so the engine begins before the delivery.
             await asyncio.sleep(0)
             self._deliver(news)
-            outcomes = await ended
+            outcomes = await self._outcomes(ended)
             news = self._commit(self._step, outcomes)
+            self._watch(self._step, outcomes)
             self._step = None
+
+    async def _outcomes(self, ended: asyncio.Future[list[Outcome]]) -> list[Outcome]:
+        await asyncio.wait([ended], timeout=self._step_seconds)
+        if not ended.done():
+            raise _Broken(f"the engine has not ended its step for {self._step_seconds:g} seconds")
+        return ended.result()
 
     def _commit(self, step: Step, outcomes: Iterable[Outcome]) -> list[_News]:
         """Write down what the engine has computed, for those that still want it."""
         news: list[_News] = []
-        outcomes = list(outcomes)
-        self._watch(step, outcomes)
         for planned, outcome in zip(step.rows, outcomes, strict=True):
             sequence = planned.sequence
             if sequence not in self._answers:
@@ -210,13 +220,13 @@ class GenerationLoop:
         failed = all(isinstance(outcome, EngineFailed) for outcome in outcomes)
         self._failed_steps = self._failed_steps + 1 if failed else 0
         if self._failed_steps == MAX_FAILED_STEPS:
-            logger.error("%d steps failed in a row", MAX_FAILED_STEPS, extra={"action": "engine_unhealthy"})
-            self._break()
+            raise _Broken(f"the engine failed {MAX_FAILED_STEPS} steps in a row")
 
-    def _break(self) -> None:
-        if self.healthy:
-            self.healthy = False
-            self._on_unhealthy()
+    def _break(self, reason: str) -> None:
+        logger.error("%s", reason, extra={"action": "engine_unhealthy"})
+        self.healthy = False
+        self._fail_all(lambda: EngineFailed(reason))
+        self._on_unhealthy(reason)
 
     def check_integrity(self) -> None:
         """Raises AssertionError if the books of sequences and blocks do not agree."""
@@ -231,7 +241,7 @@ class GenerationLoop:
         self._fail_all(lambda: ModelUnavailable("the model is being unloaded"))
         if self._step is not None:
             self._stepper.interrupt(self._step)
-        self._prepare_threads.shutdown(wait=False)
+        self._prepare_threads.close()
         closing = asyncio.get_running_loop().run_in_executor(self._engine_thread, self._engine.close)
         self._engine_thread.shutdown(wait=False)
         try:

@@ -1,66 +1,114 @@
-"""From a request to a sequence that can be scheduled: everything slow, and everything that can be wrong with it."""
+"""From a request to an answer that can be scheduled: everything slow, and everything that can be wrong with it."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 from shoal.engines.base import LanguageEngine
-from shoal.errors import ContextLengthExceeded, InvalidRequest
+from shoal.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
 from shoal.messages import Generate
-from shoal.types import ChatPrompt, Prompt, Sampling, TokenId
+from shoal.types import ChatPrompt, Prompt, Sampling, TextPrompt, TokenId, TokenPrompt
+from shoal.worker.generation.answer import Answer
 from shoal.worker.generation.blocks import BlockKey, block_keys
 from shoal.worker.generation.constraint import GrammarCompiler
 from shoal.worker.generation.sequence import TokenSequence
 
 EncodePrompt = Callable[[Prompt], Sequence[TokenId]]
 
+MAX_STOPS = 64
+MAX_STOP_LENGTH = 1024  # characters: so much text is held back at most
+MAX_BIAS = 100.0  # OpenAI's bound; what is far beyond leaves no numbers to draw from
+
 
 class Preparer:
     """Usable from several threads, none of them the engine's."""
 
     def __init__(self, engine: LanguageEngine, encode_prompt: EncodePrompt, cache_salt: bytes) -> None:
-        capabilities = engine.capabilities
+        capabilities, tokenizer = engine.capabilities, engine.tokenizer
         self._capabilities = capabilities
+        self._tokenizer = tokenizer
         self._encode_prompt = encode_prompt
         self._cache_salt = cache_salt
-        self._grammars = GrammarCompiler(engine.tokenizer, capabilities.vocab_size)
+        self._grammars = GrammarCompiler(tokenizer, capabilities.vocab_size)
         #: Tokens, prompt and answer, that a sequence can have when it is alone.
         self._room = min(capabilities.context_length, capabilities.num_blocks * capabilities.block_size)
+        #: Longer text cannot fit, whatever its tokens are.
+        self._max_characters = self._room * max(
+            (len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)), default=1
+        )
 
-    def prepare(self, request: Generate) -> TokenSequence:
-        """Raises :class:`~shoal.errors.InvalidRequest`, or its kind for a prompt that can never fit."""
-        prompt = tuple(self._encode_prompt(request.prompt))
-        self._check_prompt(prompt, "messages" if isinstance(request.prompt, ChatPrompt) else "prompt")
+    def check(self, request: Generate) -> None:
+        """What is seen at a glance, before anything is queued or computed. Raises as :meth:`prepare` does."""
+        length, param = _size(request.prompt)
+        if length > self._max_characters:
+            message = f"the prompt has {length} characters; at most {self._max_characters} can fit {self._room} tokens"
+            raise ContextLengthExceeded(message, param=param)
+        self._check_tokens(request.output, "output")
         self._check_sampling(request.sampling)
+
+    def prepare(self, request: Generate, unwanted: threading.Event) -> Answer:
+        """Raises :class:`~shoal.errors.InvalidRequest`, or its kind for a prompt that can never fit.
+
+        Stops early when it becomes ``unwanted``. Takes a request that :meth:`check` has seen.
+        """
+        prompt = tuple(self._encode_prompt(request.prompt))
+        if unwanted.is_set():
+            raise EngineFailed("nobody waits for this answer any more")
+        self._check_prompt(prompt, request.output, _size(request.prompt)[1])
         sampling, room = request.sampling, self._room
         wanted = room if sampling.max_tokens is None else len(prompt) + sampling.max_tokens
-        return TokenSequence(
+        sequence = TokenSequence(
             prompt,
             sampling,
             max_length=min(room, wanted),
             keys=self._keys(prompt),
             constraint=None if request.grammar is None else self._grammars.compile(request.grammar),
         )
+        answer = Answer(sequence, self._tokenizer)
+        answer.resume(request.output)
+        return answer
 
     def _keys(self, prompt: Sequence[TokenId]) -> Sequence[BlockKey]:
         if not self._capabilities.share_prefixes:
             return ()
         return block_keys(prompt, self._capabilities.block_size, self._cache_salt)
 
-    def _check_prompt(self, prompt: Sequence[TokenId], param: str) -> None:
+    def _check_prompt(self, prompt: Sequence[TokenId], output: Sequence[TokenId], param: str) -> None:
         if not prompt:
             raise InvalidRequest("the prompt has no tokens", param=param)
-        if len(prompt) >= self._room:
-            message = f"the prompt has {len(prompt)} tokens; prompt and answer together may have {self._room}"
+        length, what = len(prompt) + len(output), "the prompt and its output have" if output else "the prompt has"
+        if length >= self._room:
+            message = f"{what} {length} tokens; prompt and answer together may have {self._room}"
             raise ContextLengthExceeded(message, param=param)
-        if min(prompt) < 0 or max(prompt) >= self._capabilities.vocab_size:
-            message = f"the prompt has a token outside the vocabulary of {self._capabilities.vocab_size}"
+        self._check_tokens(prompt, "prompt")
+
+    def _check_tokens(self, tokens: Sequence[TokenId], param: str) -> None:
+        if tokens and (min(tokens) < 0 or max(tokens) >= self._capabilities.vocab_size):
+            message = f"the {param} has a token outside the vocabulary of {self._capabilities.vocab_size}"
             raise InvalidRequest(message, param=param)
 
     def _check_sampling(self, sampling: Sampling) -> None:
         if "" in sampling.stop:
             raise InvalidRequest("a stop string is empty", param="stop")
-        for token in sampling.logit_bias:
+        if len(sampling.stop) > MAX_STOPS or max(map(len, sampling.stop), default=0) > MAX_STOP_LENGTH:
+            message = f"there may be {MAX_STOPS} stop strings of {MAX_STOP_LENGTH} characters"
+            raise InvalidRequest(message, param="stop")
+        for token, bias in sampling.logit_bias.items():
             if not 0 <= token < self._capabilities.vocab_size:
                 message = f"token {token} is outside the vocabulary of {self._capabilities.vocab_size}"
                 raise InvalidRequest(message, param="logit_bias")
+            if not abs(bias) <= MAX_BIAS:  # also where it is no number
+                message = f"the bias of token {token} is {bias}, not between -{MAX_BIAS:g} and {MAX_BIAS:g}"
+                raise InvalidRequest(message, param="logit_bias")
+
+
+def _size(prompt: Prompt) -> tuple[int, str]:
+    """Characters of text, and the field of a request that it came in."""
+    match prompt:
+        case ChatPrompt():
+            return sum(len(message.content) for message in prompt.messages), "messages"
+        case TextPrompt():
+            return len(prompt.text), "prompt"
+        case TokenPrompt():
+            return 0, "prompt"

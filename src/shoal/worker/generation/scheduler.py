@@ -1,8 +1,8 @@
 """Which sequences take part in the next step, and with how many tokens. Plain decisions: no engine, no clock.
 
-A step first takes one token of every sequence that decodes, then fills up with chunks of prompts, the oldest first.
-Neither starves the other: a step is never so long that decoding stalls behind a prompt (``step_tokens``), and so few
-sequences run at a time that a chunk of a prompt always fits beside their decoding.
+A step first takes one token of every sequence that decodes, then fills up with chunks of prompts and with output that
+is replayed, the oldest first. Neither starves the other: a step is never so long that decoding stalls behind a prompt
+(``step_tokens``), and so few sequences run at a time that a chunk of a prompt always fits beside their decoding.
 
 Sequences are served in the order of their arrival. When blocks run out, the youngest one gives its blocks back and
 waits at the head of the queue, to be computed again from its tokens; its client only sees a pause. The oldest can
@@ -30,6 +30,7 @@ RETRY_AFTER = 1.0  # seconds
 class Limits:
     step_tokens: int = 512  # over all rows: the longer a step, the longer its decoding rows wait for a token
     max_waiting: int = 256  # sequences that no step has begun
+    step_seconds: float = 120.0  # a step that takes longer does not end at all: the engine hangs
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,8 @@ class Scheduler:
         """The next step. Call it only when the last one has ended and was committed."""
         step = [self._row(sequence, 1) for sequence in self._decoding()]
         budget = self._step_tokens - len(step)
-        for sequence in self._prefilling():
-            count = _chunk(sequence, budget)
+        for sequence in self._behind():
+            count = self._share(sequence, budget)
             if count == 0:
                 break
             step.append(self._row(sequence, count))
@@ -103,11 +104,17 @@ class Scheduler:
     def _decoding(self) -> Iterator[TokenSequence]:
         for sequence in list(self.running):
             # One that an older one has just sent back is not among them: it begins again with its prompt.
-            if not sequence.prefilling and self._make_room(sequence):
+            if self._decodes(sequence) and self._make_room(sequence):
                 yield sequence
 
-    def _prefilling(self) -> Iterator[TokenSequence]:
-        yield from [sequence for sequence in self.running if sequence.prefilling]
+    def _decodes(self, sequence: TokenSequence) -> bool:
+        """Or replays a token a step, where the engine can do no more."""
+        last = sequence.computed + 1 == sequence.length or self._capabilities.max_generated == 1
+        return last and not sequence.prefilling
+
+    def _behind(self) -> Iterator[TokenSequence]:
+        """Those with more than a token to compute. They have blocks for all of them since they were admitted."""
+        yield from [sequence for sequence in self.running if not self._decodes(sequence)]
         while self.waiting and len(self.running) < self._max_running and self._admit(self.waiting[0]):
             sequence = self.waiting.popleft()
             self.running[sequence] = None
@@ -156,6 +163,15 @@ class Scheduler:
             shared.pop()
         return shared
 
+    def _share(self, sequence: TokenSequence, budget: int) -> int:
+        """How many of its tokens fit the budget: of the prompt cut where it may be cut, 0 if nothing does."""
+        if not sequence.prefilling:
+            return min(sequence.length - sequence.computed, budget, self._capabilities.max_generated)
+        left = len(sequence.prompt) - sequence.computed
+        if left <= budget:
+            return left
+        return (sequence.computed + budget) // ALIGNMENT * ALIGNMENT - sequence.computed
+
     def _will_grow(self, sequence: TokenSequence) -> bool:
         return len(sequence.blocks) * self._capabilities.block_size < sequence.max_length
 
@@ -171,11 +187,3 @@ class Scheduler:
         held = {block for sequence in self.running for block in sequence.blocks}
         assert len(held) == self.pool.held, "a block is held by no sequence"
         assert not any(sequence.blocks for sequence in self.waiting), "a waiting sequence holds blocks"
-
-
-def _chunk(sequence: TokenSequence, budget: int) -> int:
-    """How much of the prompt fits the budget, cut where it may be cut; 0 if nothing does."""
-    left = len(sequence.prompt) - sequence.computed
-    if left <= budget:
-        return left
-    return (sequence.computed + budget) // ALIGNMENT * ALIGNMENT - sequence.computed

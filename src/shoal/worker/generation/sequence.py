@@ -1,8 +1,8 @@
 """One answer in the making: its tokens, how many of them the engine has computed, and in which blocks.
 
 The rule that makes an answer the same after a preemption (and on another worker): the tokens of the prompt are
-computed in chunks, those of the output one a step, always, also when they are computed again. A row is sampled
-only when it reaches the end of all known tokens; until then the sequence replays what it has already said.
+computed in chunks, those of the output each as a lone token, always, also when they are computed again. A row is
+sampled only when it reaches the end of all known tokens; until then the sequence replays what it has already said.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ class TokenSequence:
         return self.computed < len(self.prompt)
 
     def next_tokens(self, count: int) -> Sequence[TokenId]:
-        """The tokens to compute next: up to ``count`` of the prompt, or one of the output."""
+        """The tokens to compute next: up to ``count``, either of the prompt or of the output."""
         if self.prefilling:
             return self.prompt[self.computed : self.computed + count]
-        return (self.output[self.computed - len(self.prompt)],)
+        said = self.computed - len(self.prompt)
+        return tuple(self.output[said : said + count])
 
     def append(self, token: TokenId, eos_ids: frozenset[TokenId]) -> FinishReason | None:
         """Add a token of the output; says whether the answer ends with it. Stop strings are not seen here."""

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from shoal.engines.base import LanguageEngine
+from shoal.engines.base import LanguageEngine, Logits
 from shoal.errors import EngineFailed, InvalidRequest, ShoalError
+from shoal.worker.generation.constraint import PARAM
 from shoal.worker.generation.sampler import Draw, Sampled, sample
 from shoal.worker.generation.scheduler import Planned
 from shoal.worker.generation.sequence import TokenSequence
@@ -52,18 +53,35 @@ class Stepper:
 
     def _compute(self, rows: Sequence[Planned]) -> list[Outcome]:
         logits = self._engine.step([planned.row for planned in rows])
-        wanted = [planned.sequence for planned in rows if planned.row.wants_logits]
-        sampled = iter(zip(wanted, sample(logits, [_draw(sequence) for sequence in wanted]), strict=True))
-        return [_settle(*next(sampled)) if planned.row.wants_logits else None for planned in rows]
+        chosen = iter(_choose(logits, [planned.sequence for planned in rows if planned.row.wants_logits]))
+        return [next(chosen) if planned.row.wants_logits else None for planned in rows]
 
 
-def _draw(sequence: TokenSequence) -> Draw:
-    allowed = None if sequence.constraint is None else sequence.constraint.allowed()
+def _choose(logits: Logits, sequences: Sequence[TokenSequence]) -> list[Outcome]:
+    """One outcome a sequence: a grammar that fails does so for its own alone, and nothing is computed again."""
+    draws = [_draw(sequence) for sequence in sequences]
+    good = [index for index, draw in enumerate(draws) if isinstance(draw, Draw)]
+    if len(good) < len(draws):
+        logits = logits[good]
+    sampled = iter(sample(logits, [draw for draw in draws if isinstance(draw, Draw)]))
+    return [
+        _settle(sequence, next(sampled)) if isinstance(draw, Draw) else draw
+        for sequence, draw in zip(sequences, draws, strict=True)
+    ]
+
+
+def _draw(sequence: TokenSequence) -> Draw | ShoalError:
+    try:
+        allowed = None if sequence.constraint is None else sequence.constraint.allowed()
+    except InvalidRequest as error:
+        return error
     return Draw(sequence.sampling, sequence.prompt, sequence.output, allowed)
 
 
 def _settle(sequence: TokenSequence, sampled: Sampled | None) -> Outcome:
     if sampled is None:
+        if sequence.constraint is not None:
+            return InvalidRequest("the grammar leaves no token that may come next", param=PARAM)
         return EngineFailed("the model computed numbers from which no token can be chosen")
     if sequence.constraint is not None:
         try:

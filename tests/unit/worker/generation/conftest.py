@@ -27,13 +27,21 @@ class Server:
 
     def __init__(self, engine: ToyEngine, **options: Any) -> None:
         self.engine = engine
-        self.loop = GenerationLoop(engine, encode_prompt=encode_prompt, **options)
+        self.loop = GenerationLoop(engine, **{"encode_prompt": encode_prompt, **options})
 
-    def stream(self, prompt: str, *, grammar: Grammar | None = None, **sampling: Any) -> Any:
+    def stream(
+        self,
+        prompt: str | tuple[TokenId, ...],
+        *,
+        grammar: Grammar | None = None,
+        output: tuple[TokenId, ...] = (),
+        **sampling: Any,
+    ) -> Any:
         params = Sampling(**{"temperature": 0.0, "ignore_eos": True, **sampling})
-        return self.loop.generate(Generate(RequestId("r"), ModelName("toy"), TextPrompt(prompt), params, grammar))
+        said = TextPrompt(prompt) if isinstance(prompt, str) else TokenPrompt(prompt)
+        return self.loop.generate(Generate(RequestId("r"), ModelName("toy"), said, params, grammar, output))
 
-    async def ask(self, prompt: str, **options: Any) -> Chunk:
+    async def ask(self, prompt: str | tuple[TokenId, ...], **options: Any) -> Chunk:
         """The whole answer in one chunk."""
         chunks = [chunk async for chunk in self.stream(prompt, **options)]
         assert [chunk.finish_reason is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]

@@ -59,6 +59,14 @@ def test_kept_blocks_are_given_away_longest_unused_first_and_tails_before_heads(
     assert pool.match(keys_of("ccccdddd")) == new
 
 
+def test_the_lowest_free_block_is_given_away_first() -> None:
+    pool = BlockPool(8)
+    tables = [pool.acquire((), 1) for _ in range(6)]
+    for table in (tables[4], tables[1], tables[3]):
+        pool.release(table or [])
+    assert pool.acquire((), 4) == [1, 3, 4, 6]
+
+
 def test_taking_a_kept_block_again_saves_it() -> None:
     pool = BlockPool(2)
     table = publish(pool, "aaaa")

@@ -133,9 +133,16 @@ def check(wished: list[Wish], outputs: list[list[int]]) -> None:
     step_tokens=st.sampled_from([33, 40, 64, 100, 512]),
     max_sequences=st.integers(1, 8),
     share=st.booleans(),
+    max_generated=st.sampled_from([1, 2, 7, 512]),
 )
 def test_company_blocks_chunks_and_preemption_change_no_token(
-    wished: list[Wish], block_size: int, spare: int, step_tokens: int, max_sequences: int, share: bool
+    wished: list[Wish],
+    block_size: int,
+    spare: int,
+    step_tokens: int,
+    max_sequences: int,
+    share: bool,
+    max_generated: int,
 ) -> None:
     longest = max(len(wish.prompt) + wish.length for wish in wished)
     engine = ToyEngine(
@@ -144,6 +151,7 @@ def test_company_blocks_chunks_and_preemption_change_no_token(
         num_blocks=-(-longest // block_size) + spare,  # just enough for one alone, and a little
         max_sequences=max_sequences,
         share_prefixes=share,
+        max_generated=max_generated,
     )
     check(wished, Bench(engine, step_tokens).run(wished))
 
@@ -167,7 +175,7 @@ def test_these_tests_do_preempt_and_share() -> None:
     wished = [Wish(0, 64, (97 + number,), 1, 40, number, None) for number in range(4)]
     bench = Bench(ToyEngine(context_length=CONTEXT, block_size=16, num_blocks=9), step_tokens=64)
     check(wished, bench.run(wished))
-    assert bench.preempted > 2
+    assert bench.preempted >= 2
     bench = Bench(ToyEngine(context_length=CONTEXT, block_size=16, num_blocks=64), step_tokens=64)
     check(wished, bench.run(wished))
     assert bench.preempted == 0

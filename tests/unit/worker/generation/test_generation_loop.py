@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,8 +19,9 @@ from shoal.errors import (
     Overloaded,
 )
 from shoal.messages import Chunk, Load
-from shoal.types import FinishReason, Usage
+from shoal.types import FinishReason, Grammar, TextPrompt, Usage
 from shoal.worker.generation import Limits
+from shoal.worker.generation.constraint import Constraint
 
 Serve = Callable[..., Any]
 
@@ -174,7 +176,17 @@ async def test_a_slow_reader_gets_fewer_chunks_and_stops_nobody(serve: Serve) ->
     [
         ({"prompt": ""}, "prompt"),
         ({"prompt": "a", "stop": ("x", "")}, "stop"),
+        ({"prompt": "a", "stop": ("x",) * 65}, "stop"),
+        ({"prompt": "a", "stop": ("x" * 1025,)}, "stop"),
         ({"prompt": "a", "logit_bias": {257: 1.0}}, "logit_bias"),
+        ({"prompt": "a", "logit_bias": {97: math.nan}}, "logit_bias"),
+        ({"prompt": "a", "logit_bias": {97: -math.inf}}, "logit_bias"),
+        ({"prompt": (97, -1)}, "prompt"),
+        ({"prompt": (97, 257)}, "prompt"),
+        ({"prompt": (2**64 - 1,)}, "prompt"),
+        ({"prompt": "a", "output": (97, -1)}, "output"),
+        ({"prompt": "a", "output": (257,)}, "output"),
+        ({"prompt": "a", "output": (2**64 - 1,)}, "output"),
     ],
 )
 async def test_what_cannot_be_generated_is_refused(serve: Serve, options: dict[str, Any], param: str) -> None:
@@ -192,6 +204,14 @@ async def test_a_prompt_that_can_never_fit_is_refused_with_the_limit(serve: Serv
         await server.ask("x" * 64)
     assert refused.value.param == "prompt"
     assert len((await server.ask("x" * 63)).tokens) == 1
+
+
+async def test_text_that_can_never_fit_is_refused_before_it_is_tokenised(serve: Serve) -> None:
+    encoded: list[object] = []
+    server = serve(engine=ToyEngine(context_length=64), encode_prompt=encoded.append)
+    with pytest.raises(ContextLengthExceeded, match="has 65 characters; at most 64 can fit 64 tokens"):
+        await server.ask("x" * 65)
+    assert encoded == []
 
 
 async def test_more_than_may_wait_are_refused_at_once(serve: Serve) -> None:
@@ -216,6 +236,47 @@ async def test_leaving_while_the_prompt_is_prepared_leaves_nothing(serve: Serve)
     task.cancel()
     await asyncio.wait([task])
     assert is_idle(server)
+
+
+async def test_who_leaves_while_the_prompt_is_prepared_does_not_hold_up_others(serve: Serve) -> None:
+    began, goes_on = threading.Semaphore(0), threading.Event()
+
+    def encode(prompt: TextPrompt) -> Sequence[int]:
+        if prompt.text == "slow":
+            began.release()
+            goes_on.wait(10)
+        return prompt.text.encode()
+
+    server = serve(encode_prompt=encode)
+    slow = [asyncio.create_task(server.ask("slow", grammar=Grammar("regex", "("))) for _ in range(100)]
+    for _ in range(2):
+        await asyncio.to_thread(began.acquire)
+    behind = asyncio.create_task(server.ask(PROMPT, max_tokens=3))
+    await asyncio.sleep(0)
+    for task in slow:
+        task.cancel()
+    await asyncio.wait(slow)
+    assert server.loop.load().in_flight == 1
+    goes_on.set()
+    assert len((await behind).tokens) == 3
+    assert not began.acquire(blocking=False)  # of those who left before their turn, nothing was begun
+
+
+async def test_closing_answers_those_whose_prompt_is_prepared(serve: Serve) -> None:
+    began, goes_on = threading.Semaphore(0), threading.Event()
+
+    def encode(prompt: TextPrompt) -> Sequence[int]:
+        began.release()
+        goes_on.wait(10)
+        return prompt.text.encode()
+
+    server = serve(encode_prompt=encode)
+    tasks = [asyncio.create_task(server.ask(PROMPT)) for _ in range(4)]
+    for _ in range(2):
+        await asyncio.to_thread(began.acquire)
+    await server.loop.close()
+    goes_on.set()
+    assert [type(result) for result in await outcomes(*tasks)] == [ModelUnavailable] * 4
 
 
 async def test_leaving_while_waiting_leaves_nothing(serve: Serve) -> None:
@@ -330,6 +391,38 @@ async def test_a_row_of_nan_fails_alone(serve: Serve) -> None:
     assert is_idle(server)
 
 
+async def test_a_grammar_that_fails_late_fails_alone_and_computes_nothing_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(constraint: Constraint) -> None:
+        raise InvalidRequest("too much", param="response_format")
+
+    server = serve(start=False)
+    monkeypatch.setattr(Constraint, "allowed", fail)
+    fine = asyncio.create_task(server.ask(PROMPT, max_tokens=5))
+    strict = asyncio.create_task(server.ask(PROMPT, max_tokens=5, grammar=Grammar("json_object")))
+    await until_queued(server, 2)
+    server.loop.start()
+    good, bad = await outcomes(fine, strict)
+    assert (len(good.tokens), str(bad)) == (5, "too much")
+    assert len(server.engine.steps[0]) == 2
+    assert len(server.engine.steps[1]) == 1
+    assert server.engine.steps[1][0].start == len(PROMPT)
+
+
+async def test_a_grammar_that_leaves_no_token_is_the_clients_fault(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    monkeypatch.setattr(
+        Constraint, "allowed", lambda constraint: np.zeros(server.engine.tokenizer.vocab_size, np.bool_)
+    )
+    for _ in range(4):
+        with pytest.raises(InvalidRequest, match="leaves no token"):
+            await server.ask(PROMPT, grammar=Grammar("json_object"))
+    assert server.loop.healthy
+
+
 async def test_a_failure_late_in_an_answer_comes_after_what_was_said(serve: Serve) -> None:
     server = serve()
 
@@ -348,24 +441,48 @@ async def test_a_failure_late_in_an_answer_comes_after_what_was_said(serve: Serv
 
 async def test_an_engine_that_keeps_failing_is_reported_once(serve: Serve) -> None:
     reports: list[str] = []
-    server = serve(on_unhealthy=lambda: reports.append("unhealthy"))
+    server = serve(on_unhealthy=reports.append)
 
     def intervene(rows: Sequence[Row], logits: Logits) -> None:
         raise EngineFailed("broken")
 
     server.engine.intervene = intervene
-    for number in range(5):
-        assert server.loop.healthy == (number < 3)
-        with pytest.raises(EngineFailed):
+    for _ in range(3):
+        assert server.loop.healthy
+        with pytest.raises(EngineFailed, match="broken"):
             await server.ask(PROMPT)
-    assert reports == ["unhealthy"]
+    with pytest.raises(ModelUnavailable):
+        await server.ask(PROMPT)
+    assert reports == ["the engine failed 3 steps in a row"]
+
+
+async def test_a_step_that_never_ends_answers_everyone_and_is_reported(serve: Serve) -> None:
+    reports: list[str] = []
+    server = serve(engine=ToyEngine(max_sequences=1), limits=Limits(step_seconds=0.05), on_unhealthy=reports.append)
+    Gate(server.engine)  # opened by nobody, and by no interruption before the loop is closed
+    results = await outcomes(server.ask(PROMPT), server.ask("waits behind it"))
+    assert [type(result) for result in results] == [EngineFailed] * 2
+    assert reports == ["the engine has not ended its step for 0.05 seconds"]
+    assert is_idle(server)
+    with pytest.raises(ModelUnavailable):
+        await server.ask(PROMPT)
+
+
+async def test_a_step_that_never_ends_is_noticed_also_when_its_client_has_left(serve: Serve) -> None:
+    reported = asyncio.Event()
+    server = serve(limits=Limits(step_seconds=0.05), on_unhealthy=lambda reason: reported.set())
+    gate = Gate(server.engine, when=lambda rows: rows[0].generated)  # what only decodes is not interrupted
+    task = asyncio.create_task(server.ask(PROMPT))
+    await gate.entered.wait()
+    task.cancel()
+    await asyncio.wait_for(reported.wait(), 10)
 
 
 async def test_a_bug_in_the_loop_itself_answers_everyone_and_is_reported(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reports: list[str] = []
-    server = serve(on_unhealthy=lambda: reports.append("unhealthy"))
+    server = serve(on_unhealthy=reports.append)
 
     def surprise(planned: object) -> None:
         raise KeyError("a bug")
@@ -373,7 +490,7 @@ async def test_a_bug_in_the_loop_itself_answers_everyone_and_is_reported(
     monkeypatch.setattr(server.loop._scheduler, "commit", surprise)
     with pytest.raises(EngineFailed):
         await server.ask(PROMPT)
-    assert reports == ["unhealthy"]
+    assert reports == ["the server failed while it generated"]
     with pytest.raises(ModelUnavailable):
         await server.ask(PROMPT)
 
@@ -388,5 +505,4 @@ async def test_when_memory_runs_out_answers_pause_but_do_not_change(serve: Serve
     together = await asyncio.gather(*(tight.ask(prompt, max_tokens=70, temperature=1.0) for prompt in prompts))
     for prompt, answer in zip(prompts, together, strict=True):
         assert answer.tokens == (await roomy.ask(prompt, max_tokens=70, temperature=1.0)).tokens
-    replayed = [row for step in tight.engine.steps for row in step if len(row.tokens) == 1 and not row.wants_logits]
-    assert replayed
+    assert any(row.generated and len(row.tokens) > 1 for step in tight.engine.steps for row in step)

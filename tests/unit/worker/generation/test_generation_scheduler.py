@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from shoal.engines.base import Capabilities
+from shoal.engines.base import Capabilities, Row
 from shoal.errors import Overloaded
 from shoal.types import Sampling
 from shoal.worker.generation.blocks import block_keys
@@ -15,7 +15,13 @@ SIZE = 16
 
 
 def scheduler(
-    *, num_blocks: int = 64, max_sequences: int = 8, step_tokens: int = 128, block_size: int = SIZE, waiting: int = 8
+    *,
+    num_blocks: int = 64,
+    max_sequences: int = 8,
+    step_tokens: int = 128,
+    block_size: int = SIZE,
+    waiting: int = 8,
+    max_generated: int = 512,
 ) -> Scheduler:
     capabilities = Capabilities(
         vocab_size=1000,
@@ -25,6 +31,7 @@ def scheduler(
         max_sequences=max_sequences,
         max_step_tokens=4096,
         share_prefixes=True,
+        max_generated=max_generated,
     )
     return Scheduler(capabilities, Limits(step_tokens=step_tokens, max_waiting=waiting))
 
@@ -152,8 +159,11 @@ def test_blocks_that_decoding_filled_are_not_shared() -> None:
     assert again.cached == 0
 
 
-def test_when_blocks_run_out_the_youngest_waits_and_replays_its_output_one_by_one() -> None:
-    planner = scheduler(num_blocks=6)
+@pytest.mark.parametrize(
+    ("max_generated", "rows"), [(512, [19]), (16, [16, 3]), (1, [1] * 19)], ids=["whole", "parts", "one by one"]
+)
+def test_when_blocks_run_out_the_youngest_waits_and_replays_its_output(max_generated: int, rows: list[int]) -> None:
+    planner = scheduler(num_blocks=6, max_generated=max_generated)
     old, young = sequence(30), sequence(30, first=100)
     planner.submit(old)
     planner.submit(young)
@@ -163,13 +173,30 @@ def test_when_blocks_run_out_the_youngest_waits_and_replays_its_output_one_by_on
     assert list(planner.running) == [old]
     assert list(planner.waiting) == [young]
     assert (young.computed, young.blocks) == (0, [])
-    said = list(young.output)
+    said = tuple(young.output)
     planner.remove(old)
     assert shape(run(planner)) == [(0, 30, False)]
-    replay = [shape(run(planner)) for _ in said]
-    assert replay == [[(30 + index, 1, index == len(said) - 1)] for index in range(len(said))]
-    assert young.output[: len(said)] == said
+    at = 0
+    for size in rows:
+        row = run(planner)[0].row
+        assert row == Row(said[at : at + size], 30 + at, tuple(young.blocks), at + size == len(said), generated=True)
+        at += size
+    assert tuple(young.output[: len(said)]) == said
     assert len(young.output) == len(said) + 1
+
+
+def test_a_replay_takes_what_decoding_and_older_prompts_leave_of_a_step() -> None:
+    planner = scheduler(step_tokens=64)
+    decoding, reading, replaying = sequence(4), sequence(40, first=100), sequence(4, first=200)
+    planner.submit(decoding)
+    run(planner)
+    replaying.output += [7] * 90
+    planner.submit(reading)
+    planner.submit(replaying)
+    assert shape(run(planner)) == [(4, 1, True), (0, 40, True), (0, 4, False)]
+    assert shape(run(planner)) == [(5, 1, True), (40, 1, True), (4, 62, False)]
+    assert shape(run(planner)) == [(6, 1, True), (41, 1, True), (66, 28, True)]
+    assert shape(run(planner)) == [(7, 1, True), (42, 1, True), (94, 1, True)]
 
 
 def test_the_oldest_always_finishes() -> None:
