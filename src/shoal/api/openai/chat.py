@@ -10,7 +10,7 @@ from shoal.api.asgi import Exchange
 from shoal.api.limits import ApiLimits
 from shoal.api.openai.chat_shape import ChatShape
 from shoal.api.openai.decode import parse
-from shoal.api.openai.generation import Job, plan, run
+from shoal.api.openai.generation import Plan, plan, run
 from shoal.api.openai.parameters import sampling_of
 from shoal.api.openai.schema import ChatBody, MessageBody
 from shoal.api.openai.tools import check_results, tool_use
@@ -23,11 +23,11 @@ _decoder = msgspec.json.Decoder(ChatBody)
 
 async def create(plane: Plane, exchange: Exchange) -> None:
     body = parse(_decoder, await exchange.read_body())
-    job = plan_chat(body, request_id=exchange.request_id, limits=exchange.limits)
-    await run(exchange, plane, job, ChatShape(body, job, exchange.request_id, created=int(time.time())))
+    planned = plan_chat(body, request_id=exchange.request_id, limits=exchange.limits)
+    await run(exchange, plane, planned, ChatShape(body, planned, exchange.request_id, created=int(time.time())))
 
 
-def plan_chat(body: ChatBody, *, request_id: str, limits: ApiLimits) -> Job:
+def plan_chat(body: ChatBody, *, request_id: str, limits: ApiLimits) -> Plan:
     """Raises :class:`InvalidRequest` that names what cannot be served."""
     _refuse_unsupported(body)
     if len(body.messages) > limits.messages:

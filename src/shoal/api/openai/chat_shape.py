@@ -25,7 +25,7 @@ from shoal.api.openai.answers import (
     encode,
     event,
 )
-from shoal.api.openai.generation import Choice, Job
+from shoal.api.openai.generation import Choice, Plan
 from shoal.api.openai.schema import ChatBody
 from shoal.api.openai.tool_parser import Arguments, CallBegan, Part, Text, ToolCallParser
 from shoal.messages import Chunk
@@ -35,14 +35,15 @@ from shoal.types import ChatPrompt, FinishReason, TokenLogprob, Usage
 class ChatShape:
     """Answers as ``chat.completion`` and ``chat.completion.chunk``."""
 
-    def __init__(self, body: ChatBody, job: Job, request_id: str, *, created: int) -> None:
+    def __init__(self, body: ChatBody, planned: Plan, request_id: str, *, created: int) -> None:
         self._id = f"chatcmpl-{request_id}"
         self._request_id = request_id
         self._created = created
         self._model = body.model
         self._logprobs = bool(body.logprobs)
         self._no_usage = None if body.stream_options and body.stream_options.include_usage else UNSET
-        self._tools = any(isinstance(asked.prompt, ChatPrompt) and asked.prompt.tools for asked in job.requests)
+        prompt = planned.requests[0].prompt
+        self._tools = isinstance(prompt, ChatPrompt) and bool(prompt.tools)  # may it call any?
         self._parsers: dict[int, ToolCallParser] = {}  # of the choices whose role was sent
 
     def events(self, index: int, chunk: Chunk) -> bytes:

@@ -29,11 +29,6 @@ class ToolUse:
     tools: tuple[Tool, ...] = ()
     grammar: Grammar | None = None
 
-    @property
-    def active(self) -> bool:
-        """May the answer have calls?"""
-        return bool(self.tools)
-
 
 def tool_use(body: ChatBody, limits: ApiLimits) -> ToolUse:
     """Raises :class:`InvalidRequest` that names the field."""
