@@ -34,7 +34,7 @@ class Constraint:
         """``param``: the field of the request that errors are about."""
         self._matcher = matcher
         self._vocab_size = vocab_size
-        self._param = param
+        self.param = param
         self.complete = False  # nothing but the end may follow
 
     def allowed(self) -> Allowed:
@@ -54,7 +54,7 @@ class Constraint:
 
     def _check(self, doing: str) -> None:
         if self._matcher.is_error():
-            raise InvalidRequest(f"the grammar failed while {doing}: {self._matcher.get_error()}", param=self._param)
+            raise InvalidRequest(f"the grammar failed while {doing}: {self._matcher.get_error()}", param=self.param)
 
 
 class GrammarCompiler:
