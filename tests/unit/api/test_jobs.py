@@ -314,6 +314,7 @@ def test_a_job_waits_where_a_request_would_be_refused() -> None:
         assert b"\n\n: \n\n" in (await reading).body, "the connection is kept alive"
         assert (await server.get(patient["request_id"])).json()["response"]["status_code"] == 200
         assert 60 <= now() < 80
+        assert len(server.plane.generated) < 40, "the pauses grow"
         await server.jobs.close()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 

@@ -12,7 +12,7 @@ from shoal.api.openai.schema import FunctionBody
 from shoal.api.openai.tool_grammar import calls_alone, calls_or_json, calls_or_text
 from shoal.api.testing import Answer, AsgiClient, FakePlane, Script
 from shoal.messages import Chunk, Generate
-from shoal.types import ChatMessage, ChatPrompt, FinishReason, Grammar, Tool, ToolCall, Usage
+from shoal.types import ChatMessage, ChatPrompt, FinishReason, Grammar, TokenLogprob, Tool, ToolCall, Usage
 
 USER = {"role": "user", "content": "How is the weather in Paris?"}
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -107,14 +107,26 @@ async def test_several_calls_have_ids_of_their_own_that_follow_from_the_request(
     assert ids == [call["id"] for choice in again for call in choice["message"]["tool_calls"]]
 
 
+@pytest.mark.parametrize("before", ["", f"{NOW}\n"])
 @pytest.mark.parametrize("reason", [FinishReason.LENGTH, FinishReason.STOP])
 async def test_a_call_that_was_cut_is_not_finished_as_one(
-    client: AsgiClient, plane: FakePlane, reason: FinishReason
+    client: AsgiClient, plane: FakePlane, reason: FinishReason, before: str
 ) -> None:
-    plane.script = says(PARIS[:60], reason)
+    plane.script = says(before + PARIS[:60], reason)
     (choice,) = (await ask(client)).json()["choices"]
     assert choice["finish_reason"] == reason
-    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"city": "Paris'
+    assert choice["message"]["tool_calls"][-1]["function"]["arguments"] == '{"city": "Paris'
+
+
+async def test_the_logprobs_of_calls_are_told_once(client: AsgiClient, plane: FakePlane) -> None:
+    async def script(request: Generate) -> AsyncGenerator[Chunk, None]:
+        yield Chunk(PARIS, (1,), (TokenLogprob(1, PARIS.encode(), -0.5),), FinishReason.STOP, Usage(3, 9))
+
+    plane.script = script
+    whole = (await ask(client, logprobs=True)).json()["choices"][0]["logprobs"]["content"]
+    choices = [event["choices"][0] for event in (await ask(client, logprobs=True, stream=True)).events()[:-1]]
+    assert [item for choice in choices if choice["logprobs"] for item in choice["logprobs"]["content"]] == whole
+    assert len(whole) == 1
 
 
 async def test_text_in_place_of_a_call_is_an_ordinary_answer(client: AsgiClient, plane: FakePlane) -> None:

@@ -22,8 +22,14 @@ def finish(store: JobStore, done: Job, now: float, answer: int = 0) -> None:
     done.outcome = Result(200, b"x" * answer)
     done.enter(JobState.RUNNING)
     done.enter(JobState.SUCCEEDED)
-    store.measure(done)
+    count(store, done)
     store.finished(done, now)
+
+
+def count(store: JobStore, grown: Job) -> None:
+    if (excess := store.measure(grown)) > 0:
+        grown.events.log.trim(excess)
+        store.measure(grown)
 
 
 def kept(store: JobStore, *jobs: Job, now: float = 0.0) -> list[bool]:
@@ -127,9 +133,7 @@ def test_the_bounds_hold_and_no_unfinished_job_is_lost(steps: list[tuple[str, in
             case "grow" if unfinished:
                 grown = unfinished[size % len(unfinished)]
                 grown.events.append(b"x" * size)
-                if (excess := store.measure(grown)) > 0:
-                    grown.events.log.trim(excess)
-                    store.measure(grown)
+                count(store, grown)
             case "finish" if unfinished:
                 finish(store, unfinished[0], now)
                 finished.append(unfinished.pop(0))

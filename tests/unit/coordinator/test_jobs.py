@@ -264,9 +264,10 @@ def test_of_many_jobs_each_ends_once_whatever_happens_to_it() -> None:
         jobs = made(max_running=7, max_jobs=500)
         outcomes: list[Result | Exception] = [DONE, Result(500, b"{}"), EngineFailed("broke"), RuntimeError("a bug")]
         given = [
-            jobs.submit(order(priority=at % 3, deadline=now() + at), takes(at % 11, outcomes[at % 4]))
+            jobs.submit(order(priority=at % 3, deadline=now() + 10 * at), takes(at % 11, outcomes[at % 4]))
             for at in range(1, 300)
         ]
+        timers = [pending.timer for pending in jobs._pending.values()]
         for at in range(0, 299, 5):
             await asyncio.sleep(0.7)
             jobs.remove(given[at].id)
@@ -277,6 +278,7 @@ def test_of_many_jobs_each_ends_once_whatever_happens_to_it() -> None:
             assert [state for state in states(job) if state in ("succeeded", "failed", "cancelled")] == [job.state]
         assert {job.state for job in given} == {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
         assert not jobs._pending
+        assert all(timer.cancelled() or timer.when() < now() for timer in timers)
         assert len(jobs._tasks) == 0
 
     run(test)
