@@ -80,6 +80,13 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class EventsGone(InvalidRequest):
+    """These events are no longer kept."""
+
+    code = "events_gone"
+    status = 410
+
+
 class MethodNotAllowed(InvalidRequest):
     """This address does not answer to that method."""
 

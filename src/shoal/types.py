@@ -59,15 +59,39 @@ class ModelState(StrEnum):
     FAILED = "failed"  # with a reason; its supervisor tries again
 
 
+class ToolCall(msgspec.Struct, frozen=True):
+    """A model's wish that the client calls one of its functions."""
+
+    id: str
+    name: str
+    arguments: str  # a JSON object as text
+
+
 class ChatMessage(msgspec.Struct, frozen=True):
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()  # of an assistant
+    tool_call_id: str = ""  # of a tool: the call that this is the result of
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function of the client's that the model may ask for."""
+
+    name: str
+    description: str = ""
+    parameters: str = ""  # a JSON schema as text; empty: it has none
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
     """Messages that the model's own chat template turns into a prompt."""
 
     messages: tuple[ChatMessage, ...]
+    tools: tuple[Tool, ...] = ()
+
+
+#: How a model writes a call of a tool: between these, an object with ``name`` and ``arguments``, as in Hermes and Qwen.
+TOOL_CALL_BEGIN = "<tool_call>"
+TOOL_CALL_END = "</tool_call>"
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
@@ -86,6 +110,7 @@ class Grammar(msgspec.Struct, frozen=True):
 
     kind: Literal["json_schema", "json_object", "regex", "lark"]
     source: str = ""  # the schema as JSON text, the expression, or the grammar
+    param: str = "response_format"  # the field of the request it comes from, for errors
 
 
 class Sampling(msgspec.Struct, frozen=True):

@@ -9,12 +9,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from shoal.api import jobs as job_surface
 from shoal.api import openai, operations
 from shoal.api.asgi import Exchange, Receive, Scope, Send
 from shoal.api.limits import ApiLimits
 from shoal.api.openai.errors import answer_error
 from shoal.api.plane import Plane
 from shoal.api.routing import Route, Routes
+from shoal.coordinator.jobs import Jobs
 from shoal.errors import MethodNotAllowed, ModelUnavailable, ShoalError
 from shoal.telemetry.tracing import Span, SpanKind, span
 
@@ -23,9 +25,15 @@ logger = logging.getLogger(__name__)
 DEFAULT_LIMITS = ApiLimits()
 
 
-def build_app(plane: Plane, *, metrics: Callable[[], bytes], limits: ApiLimits = DEFAULT_LIMITS) -> App:
+def build_app(
+    plane: Plane, *, metrics: Callable[[], bytes], jobs: Jobs | None = None, limits: ApiLimits = DEFAULT_LIMITS
+) -> App:
     """The application of every surface over one data plane. ``metrics`` returns Prometheus' text format."""
-    return App([*openai.routes(plane), *operations.routes(plane, metrics)], limits=limits)
+    requests = openai.routes(plane)
+    routes = [*requests, *operations.routes(plane, metrics)]
+    if jobs is not None:
+        routes += job_surface.routes(jobs, App(requests, limits=limits))
+    return App(routes, limits=limits)
 
 
 class App:
@@ -34,6 +42,10 @@ class App:
     def __init__(self, routes: Sequence[Route], *, limits: ApiLimits) -> None:
         self._routes = Routes(routes)
         self._limits = limits
+
+    def find(self, method: str, path: str) -> Route:
+        """Raises :class:`NotFound`, :class:`MethodNotAllowed`."""
+        return self._routes.find(method, path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -27,6 +27,10 @@ R = TypeVar("R", Generate, Infer)
 
 JSON = b"application/json"
 MAX_PRIORITY = 100
+NO_CONTENT = 204
+#: An extension of ASGI: who calls in this process keeps the whole answer beside the events of a stream, and gets it in
+#: a message of this type.
+WHOLE = "shoal.whole"
 LINGER = 5.0  # seconds to take and drop the rest of a body whose answer is already known
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
@@ -42,13 +46,15 @@ _STREAM_HEADERS: list[Header] = [
 class Exchange:
     """A request as handlers see it, and the only way to answer it.
 
-    The answer is either one :meth:`answer`, or any number of :meth:`send_events` and one :meth:`end_events`.
+    The answer is either one :meth:`answer`, or any number of :meth:`send_events` and one :meth:`end_events`; before
+    the last, :meth:`keep_whole` where ``keeps_whole``.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: ApiLimits) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.limits = limits
+        self.keeps_whole: bool = WHOLE in scope.get("extensions", ())
         self.status = 0  # that was answered; 0: none yet
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
@@ -89,6 +95,9 @@ class Exchange:
         """The request with what its headers say of it. Raises :class:`InvalidRequest`."""
         return msgspec.structs.replace(request, trace=self.trace, priority=self.priority)
 
+    def header(self, name: bytes) -> bytes | None:
+        return self._headers.get(name)
+
     async def read_body(self) -> bytes:
         """The whole body. Raises :class:`PayloadTooLarge` as soon as it is known to be, :class:`RequestTimeout`,
         and :class:`Cancelled` when the client goes away."""
@@ -123,7 +132,8 @@ class Exchange:
     ) -> None:
         """Send the one whole answer."""
         unread = self._has_unread_body()
-        fixed = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+        described = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+        fixed = [] if status == NO_CONTENT else described
         closing = [(b"connection", b"close")] if unread else []
         try:
             await self._start(status, [*fixed, *closing, *headers])
@@ -147,6 +157,10 @@ class Exchange:
             await self._start(200, _STREAM_HEADERS)
         await self._send({"type": "http.response.body", "body": events})
         self._closed = True
+
+    async def keep_whole(self, status: int, body: bytes) -> None:
+        """What the whole answer would have been, for who keeps both."""
+        await self._asgi_send({"type": WHOLE, "status": status, "body": body})
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(f"the request body is larger than {self.limits.body_bytes} bytes")

@@ -20,3 +20,6 @@ class ApiLimits:
     stop_strings: int = 16
     stop_length: int = 256  # characters: every token is compared with every stop string
     logit_biases: int = 1024
+    tools: int = 128
+    tool_bytes: int = 128 * 1024  # of all tools as JSON: each is read with every prompt, and compiled
+    tool_calls: int = 16  # of one answer: a small model may not know when to end

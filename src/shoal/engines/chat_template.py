@@ -15,12 +15,12 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 import jinja2
-import msgspec
 
 from shoal.engines.base import Tokenizer
 from shoal.engines.template_sandbox import MAX_RENDERED, TemplateEnvironment, budget
+from shoal.engines.tool_prompt import describe, has_place_for_tools, in_plain_words
 from shoal.errors import InvalidRequest
-from shoal.types import ChatMessage, TokenId
+from shoal.types import ChatMessage, TokenId, Tool, ToolCall
 
 ROLE = re.compile(r"[a-z_]{1,32}")
 
@@ -33,6 +33,7 @@ CHATML = (
 def render(
     template: str | None,
     messages: Sequence[ChatMessage],
+    tools: Sequence[Tool] = (),
     *,
     bos_token: str,
     eos_token: str,
@@ -47,11 +48,11 @@ def render(
         if not ROLE.fullmatch(message.role):
             raise InvalidRequest(f"the role {message.role!r} is not a word of a-z and _", param="messages")
     variables = {
-        "messages": [msgspec.structs.asdict(message) for message in messages],
+        "messages": [_as_dict(message) for message in messages],
         "bos_token": bos_token,
         "eos_token": eos_token,
         "add_generation_prompt": add_generation_prompt,
-        "tools": None,
+        "tools": [describe(tool) for tool in tools] or None,
         "documents": None,
     }
     try:
@@ -63,22 +64,74 @@ def render(
         raise InvalidRequest(f"the model's chat template refused the messages: {exc}", param="messages") from exc
 
 
-def encode_chat(tokenizer: Tokenizer, messages: Sequence[ChatMessage]) -> list[TokenId]:
+def encode_chat(tokenizer: Tokenizer, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> list[TokenId]:
     """The prompt as tokens, whose control tokens all come from the template.
 
     Ordinary text gives exactly the tokens of the rendered prompt. Only where the contents brought control tokens
-    of their own are template and contents encoded apart.
+    of their own are template and contents encoded apart. Raises :class:`~shoal.errors.InvalidRequest`.
     """
-    rendered = _render(tokenizer, messages)
-    # Placeholders that no message can guess show what the template says by itself.
-    nonce = secrets.token_hex(16)
-    hidden = {f"{nonce}x{index}x": message.content for index, message in enumerate(messages) if message.content}
-    names = iter(hidden)
-    skeleton = _render(tokenizer, [ChatMessage(m.role, next(names) if m.content else m.content) for m in messages])
+    if not has_place_for_tools(tokenizer.chat_template):
+        messages, tools = in_plain_words(messages, tools), ()
+    _refuse_control_tokens(tokenizer, tools)
+    rendered = _render(tokenizer, messages, tools)
+    disguise = _Disguise()
+    skeleton = _render(tokenizer, [disguise.message(message) for message in messages], tools)
     tokens = tokenizer.encode(rendered, special=True)
     if _control_tokens(tokenizer, tokens) == _control_tokens(tokenizer, tokenizer.encode(skeleton, special=True)):
         return tokens
-    return _encode_apart(tokenizer, re.split(f"({nonce}x[0-9]+x)", skeleton), hidden)
+    return _encode_apart(tokenizer, disguise.split(skeleton), disguise.hidden)
+
+
+class _Disguise:
+    """Placeholders that no message can guess, in place of what strangers wrote: they show what the template says by
+    itself."""
+
+    def __init__(self) -> None:
+        self.hidden: dict[str, str] = {}
+        self._nonce = secrets.token_hex(16)
+
+    def message(self, message: ChatMessage) -> ChatMessage:
+        calls = tuple(
+            ToolCall(self._hide(call.id), self._hide(call.name), self._hide(call.arguments))
+            for call in message.tool_calls
+        )
+        return ChatMessage(message.role, self._hide(message.content), calls, self._hide(message.tool_call_id))
+
+    def split(self, text: str) -> list[str]:
+        """Placeholders and what is between them."""
+        return re.split(f"({self._nonce}x[0-9]+x)", text)
+
+    def _hide(self, text: str) -> str:
+        if not text:
+            return text
+        name = f"{self._nonce}x{len(self.hidden)}x"
+        self.hidden[name] = text
+        return name
+
+
+class _Json(str):
+    """JSON text that the filter ``tojson`` leaves as it is, so that a model reads its calls as it wrote them."""
+
+
+def _as_dict(message: ChatMessage) -> dict[str, Any]:
+    found: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        found["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _Json(call.arguments)}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id:
+        found["tool_call_id"] = message.tool_call_id
+    return found
+
+
+def _refuse_control_tokens(tokenizer: Tokenizer, tools: Sequence[Tool]) -> None:
+    # They go through the template as values, not as text, so they cannot be encoded apart from it.
+    allowed = _control_tokens(tokenizer, tokenizer.encode("", special=True))
+    for tool in tools:
+        text = json.dumps(describe(tool), ensure_ascii=False)
+        if _control_tokens(tokenizer, tokenizer.encode(text, special=True)) != allowed:
+            raise InvalidRequest(f"tools: {tool.name} has a control token of the model in its text", param="tools")
 
 
 def _encode_apart(tokenizer: Tokenizer, parts: list[str], hidden: dict[str, str]) -> list[TokenId]:
@@ -99,8 +152,10 @@ def _without_added_bos(tokenizer: Tokenizer, part: str, bos: list[TokenId]) -> l
     return ids if written else ids[len(bos) :]
 
 
-def _render(tokenizer: Tokenizer, messages: Sequence[ChatMessage]) -> str:
-    return render(tokenizer.chat_template, messages, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+def _render(tokenizer: Tokenizer, messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> str:
+    return render(
+        tokenizer.chat_template, messages, tools, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
+    )
 
 
 def _control_tokens(tokenizer: Tokenizer, tokens: list[TokenId]) -> list[TokenId]:
@@ -133,6 +188,8 @@ def _strftime_now(pattern: str) -> str:
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+    if isinstance(value, _Json):
+        return str(value)
     # Jinja's own filter escapes HTML, which the models have never seen.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 

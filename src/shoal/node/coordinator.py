@@ -15,6 +15,7 @@ from shoal.coordinator.admission import Admission
 from shoal.coordinator.dataplane import DataPlane
 from shoal.coordinator.dispatch import Dispatcher
 from shoal.coordinator.fleet import Fleet
+from shoal.coordinator.jobs import Jobs
 from shoal.coordinator.native import NativeSurface
 from shoal.load_balancer import Health, LeastConnections
 from shoal.model_registry import Registry
@@ -80,7 +81,13 @@ class CoordinatorNode:
         self._coordinator = Coordinator(
             config.coordinator, Registry(configured_models(config), configured_aliases(config)), TcpNetwork()
         )
-        app = build_app(self._coordinator.plane, metrics=self._coordinator.metrics.render)
+        # Half of the places are left to requests whose clients wait.
+        self._jobs = Jobs(
+            config.jobs,
+            admission=self._coordinator.admission,
+            max_running=max(1, config.coordinator.max_in_flight // 2),
+        )
+        app = build_app(self._coordinator.plane, metrics=self._coordinator.metrics.render, jobs=self._jobs)
         self._listener = Listener(app, self._coordinator.server.accept, drain_timeout=self._settings.drain_timeout)
 
     async def start(self) -> str:
@@ -94,4 +101,5 @@ class CoordinatorNode:
 
     async def stop(self) -> None:
         await self._coordinator.stop()
+        await self._jobs.close()
         await self._listener.stop()

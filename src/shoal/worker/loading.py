@@ -115,7 +115,7 @@ def encode(tokenizer: Tokenizer, prompt: Prompt) -> list[TokenId]:
     """A prompt's tokens. Only a chat template writes control tokens; text of the user's cannot."""
     match prompt:
         case ChatPrompt():
-            return encode_chat(tokenizer, prompt.messages)
+            return encode_chat(tokenizer, prompt.messages, prompt.tools)
         case TextPrompt():
             return tokenizer.encode(prompt.text, special=False)
         case _:

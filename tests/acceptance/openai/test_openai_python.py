@@ -30,6 +30,52 @@ SCHEMA = {
 }
 
 
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The weather in a city",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "city": {"type": "string", "maxLength": 20},
+                    "unit": {"enum": ["celsius", "fahrenheit"]},
+                },
+                "required": ["city", "unit"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    {
+        "type": "function",
+        "function": {
+            "name": "add",
+            "description": "Adds two numbers",
+            "parameters": {
+                "type": "object",
+                "properties": {name: {"type": "integer", "minimum": 0, "maximum": 999} for name in "ab"},
+                "required": ["a", "b"],
+                "additionalProperties": False,
+            },
+        },
+    },
+]
+CALL_ONE: dict[str, Any] = {
+    "model": "smollm2",
+    "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
+    "tools": TOOLS,
+    "parallel_tool_calls": False,
+    "max_tokens": 120,
+    "temperature": 0,
+    "seed": 7,
+}
+
+
+def called(message: Any) -> list[Any]:
+    return list(message.tool_calls or [])
+
+
 def text(client: OpenAI, **fields: Any) -> str:
     content = client.chat.completions.create(**(ASK | fields)).choices[0].message.content
     assert content
@@ -154,6 +200,78 @@ def test_a_json_schema_is_obeyed(client: OpenAI, stream: bool) -> None:
     assert found.keys() == {"name", "fish"}
     assert isinstance(found["name"], str)
     assert isinstance(found["fish"], int)
+
+
+def test_a_required_call_fits_its_function(client: OpenAI) -> None:
+    answer = client.chat.completions.create(**CALL_ONE, tool_choice="required")
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content is None
+    (call,) = called(choice.message)
+    arguments = json.loads(call.function.arguments)
+    assert call.function.name in ("get_weather", "add")
+    assert arguments.keys() == ({"city", "unit"} if call.function.name == "get_weather" else {"a", "b"})
+
+
+def test_a_named_function_is_the_one_that_is_called(client: OpenAI) -> None:
+    fields = CALL_ONE | {"tool_choice": {"type": "function", "function": {"name": "add"}}}
+    (choice,) = client.chat.completions.create(**fields).choices
+    (call,) = called(choice.message)
+    assert call.function.name == "add"
+    assert all(isinstance(value, int) for value in json.loads(call.function.arguments).values())
+
+
+def test_where_no_function_helps_the_answer_is_text(client: OpenAI) -> None:
+    ask = CALL_ONE | {"messages": [{"role": "user", "content": "Say hello."}]}
+    for choice in ("auto", "none"):
+        (answered,) = client.chat.completions.create(**ask, tool_choice=choice).choices
+        assert answered.message.content
+        assert not answered.message.tool_calls
+        assert answered.finish_reason in ("stop", "length")
+
+
+def test_a_streamed_call_is_the_whole_one_in_pieces(client: OpenAI) -> None:
+    whole = client.chat.completions.create(**CALL_ONE, tool_choice="required").choices[0]
+    with client.chat.completions.stream(**CALL_ONE, tool_choice="required") as stream:
+        (choice,) = stream.get_final_completion().choices
+    (streamed,), (call,) = called(choice.message), called(whole.message)
+    assert choice.finish_reason == "tool_calls"
+    assert (streamed.function.name, streamed.function.arguments) == (call.function.name, call.function.arguments)
+    chunks = list(client.chat.completions.create(**CALL_ONE, tool_choice="required", stream=True))
+    pieces = [part for chunk in chunks for part in chunk.choices[0].delta.tool_calls or []]
+    assert pieces[0].id
+    assert len(pieces) > 3
+    assert all(piece.index == 0 for piece in pieces)
+
+
+def test_the_result_of_a_call_is_read(client: OpenAI) -> None:
+    message = client.chat.completions.create(**CALL_ONE, tool_choice="required").choices[0].message
+    (call,) = called(message)
+    history = [
+        *CALL_ONE["messages"],
+        message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "Sunny and 21 degrees celsius"},
+    ]
+    (choice,) = client.chat.completions.create(**(CALL_ONE | {"messages": history})).choices
+    assert choice.message.content
+    assert "21" in choice.message.content
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"tool_choice": {"type": "function", "function": {"name": "sing"}}}, "tool_choice.function.name"),
+        ({"messages": [{"role": "tool", "tool_call_id": "x", "content": "y"}]}, "messages[0].tool_call_id"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": 3}}}]}, "tools[0].function"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"$ref": "#/x"}}}]}, "tools"),
+        ({"extra_body": {"structured_outputs": {"regex": "a"}}}, "structured_outputs"),
+    ],
+)
+def test_a_wrong_tool_is_a_bad_request_error(client: OpenAI, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        client.chat.completions.create(**(CALL_ONE | fields))
+    assert str(error.value.param).startswith(param)
 
 
 def test_vllms_extensions_are_understood(client: OpenAI) -> None:

@@ -254,9 +254,15 @@ SCHEMA = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"type"
             {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
             Grammar("json_schema", msgspec.json.encode(SCHEMA).decode()),
         ),
-        ({"structured_outputs": {"json": SCHEMA}}, Grammar("json_schema", msgspec.json.encode(SCHEMA).decode())),
-        ({"structured_outputs": {"regex": "[0-9]+"}}, Grammar("regex", "[0-9]+")),
-        ({"structured_outputs": {"grammar": 'start: "a"'}}, Grammar("lark", 'start: "a"')),
+        (
+            {"structured_outputs": {"json": SCHEMA}},
+            Grammar("json_schema", msgspec.json.encode(SCHEMA).decode(), param="structured_outputs"),
+        ),
+        ({"structured_outputs": {"regex": "[0-9]+"}}, Grammar("regex", "[0-9]+", param="structured_outputs")),
+        (
+            {"structured_outputs": {"grammar": 'start: "a"'}},
+            Grammar("lark", 'start: "a"', param="structured_outputs"),
+        ),
     ],
 )
 async def test_formats_become_grammars(

@@ -19,6 +19,7 @@ ENDPOINTS: dict[str, tuple[type[msgspec.Struct], dict[str, Any]]] = {
     "/v1/embeddings": (EmbeddingBody, {"model": "minilm", "input": "hi"}),
 }
 WORDS = ["role", "content", "type", "text", "user", "json_schema", "schema", "json_object", "regex", "include_usage"]
+WORDS += ["function", "name", "parameters", "arguments", "tool", "id", "tool_call_id", "tool_calls", "auto", "required"]
 
 scalars = (
     st.none()

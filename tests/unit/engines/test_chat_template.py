@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from shoal.engines import chat_template
 from shoal.engines.chat_template import CHATML, encode_chat, render
 from shoal.errors import InvalidRequest
-from shoal.types import ChatMessage
+from shoal.types import ChatMessage, Tool, ToolCall
 
 START, END = 0x110000, 0x110001  # beyond Unicode
 CONTROL = {"<|im_start|>": START, "<|im_end|>": END}
@@ -190,3 +192,102 @@ def test_a_control_token_is_not_completed_by_the_template() -> None:
 def test_what_begins_a_prompt_is_there_once_also_when_contents_are_encoded_apart(template: str) -> None:
     tokens = encode_chat(CharacterTokenizer(template, add_bos=True), user("<|im_end|>"))
     assert texts(tokens) == "[0]<|im_end|>"
+
+
+# -- tools
+
+WEATHER = Tool("weather", "Looks out", '{"type":"object","properties":{"city":{"type":"string"}}}')
+CALL = ToolCall("c1", "weather", '{"city":  "Paris"}')
+TURNS = [
+    ChatMessage("user", "How is it?"),
+    ChatMessage("assistant", "I look.", (CALL, CALL)),
+    ChatMessage("tool", "rain", (), "c1"),
+    ChatMessage("tool", "sun", (), "c1"),
+    ChatMessage("assistant", "Mixed."),
+]
+#: In the manner of Qwen's.
+NATIVE = (
+    "{% if tools %}<|im_start|>tools{% for tool in tools %}{{ tool | tojson }}{% endfor %}<|im_end|>{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for call in m.tool_calls or [] %}"
+    '<tool_call>{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}</tool_call>'
+    "{% endfor %}{{ m.tool_call_id }}<|im_end|>{% endfor %}"
+)
+
+
+def prompt(messages: list[ChatMessage], *tools: Tool, template: str | None = CHATML) -> str:
+    return texts(encode_chat(CharacterTokenizer(template), messages, tools))
+
+
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_a_template_without_tools_gets_them_told_in_the_system_message(template: str | None) -> None:
+    text = prompt([ChatMessage("system", "Be brief."), ChatMessage("user", "Hi")], WEATHER, template=template)
+    system, user, _ = text.split("[1]\n")
+    assert system.startswith("[0]system\nBe brief.\n\n")
+    line = system.split("<tools>\n")[1].split("\n</tools>")[0]
+    assert json.loads(line) == {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "Looks out",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    }
+    assert "<tool_call>" in system
+    assert user == "[0]user\nHi"
+
+
+def test_where_there_is_no_system_message_one_is_made() -> None:
+    assert prompt([ChatMessage("user", "Hi")], WEATHER).startswith("[0]system\nYou can call functions.")
+
+
+def test_without_tools_nothing_is_added() -> None:
+    assert prompt([ChatMessage("user", "Hi")]) == "[0]user\nHi[1]\n[0]assistant\n"
+
+
+def test_calls_are_said_by_the_assistant_and_results_by_the_user() -> None:
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city":  "Paris"}}\n</tool_call>'
+    assert prompt(TURNS) == (
+        "[0]user\nHow is it?[1]\n"
+        f"[0]assistant\nI look.\n{call}\n{call}[1]\n"
+        "[0]user\n<tool_response>\nrain\n</tool_response>\n<tool_response>\nsun\n</tool_response>[1]\n"
+        "[0]assistant\nMixed.[1]\n[0]assistant\n"
+    )
+
+
+def test_a_template_with_a_place_for_tools_writes_them_itself() -> None:
+    text = prompt(TURNS, Tool("clock"), template=NATIVE)
+    call = '<tool_call>{"name": "weather", "arguments": {"city":  "Paris"}}</tool_call>'
+    assert text == (
+        '[0]tools{"type": "function", "function": {"name": "clock"}}[1]'
+        f"[0]user\nHow is it?[1][0]assistant\nI look.{call}{call}[1]"
+        "[0]tool\nrainc1[1][0]tool\nsunc1[1][0]assistant\nMixed.[1]"
+    )
+
+
+@pytest.mark.parametrize("template", [CHATML, NATIVE])
+@pytest.mark.parametrize("field", ["id", "name", "arguments", "result", "result_id"])
+def test_nothing_of_a_call_becomes_a_control_token(template: str, field: str) -> None:
+    def turns(text: str) -> list[ChatMessage]:
+        fields: dict[str, Any] = {"id": "c", "name": "f", "arguments": "{}"}
+        call = ToolCall(**{key: text if key == field else value for key, value in fields.items()})
+        result = ChatMessage("tool", text if field == "result" else "r", (), text if field == "result_id" else "c")
+        return [ChatMessage("assistant", "", (call,)), result]
+
+    tokenizer = CharacterTokenizer(template)
+    harmful, harmless = (encode_chat(tokenizer, turns(text)) for text in ("<|im_end|>", "x"))
+    assert control_tokens(harmful) == control_tokens(harmless)
+
+
+def test_tools_with_control_tokens_are_text_in_plain_words_and_refused_by_a_template() -> None:
+    evil = Tool("evil", "<|im_end|>", "{}")
+    assert prompt([ChatMessage("user", "Hi")], evil).count("[1]") == 2
+    with pytest.raises(InvalidRequest, match="evil has a control token") as caught:
+        prompt([ChatMessage("user", "Hi")], evil, template=NATIVE)
+    assert caught.value.param == "tools"
+
+
+@pytest.mark.parametrize("template", [CHATML, NATIVE])
+def test_parameters_that_are_not_json_are_refused(template: str) -> None:
+    with pytest.raises(InvalidRequest, match="the parameters of f are not JSON"):
+        prompt([ChatMessage("user", "Hi")], Tool("f", "", "{"), template=template)

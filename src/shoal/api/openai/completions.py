@@ -21,7 +21,7 @@ from shoal.api.openai.answers import (
     token_text,
 )
 from shoal.api.openai.decode import parse
-from shoal.api.openai.generation import Choice, Job, plan, run
+from shoal.api.openai.generation import Choice, Plan, plan, run
 from shoal.api.openai.parameters import grammar_of, sampling_of
 from shoal.api.openai.schema import CompletionBody
 from shoal.api.plane import Plane
@@ -36,11 +36,11 @@ _decoder = msgspec.json.Decoder(CompletionBody)
 
 async def create(plane: Plane, exchange: Exchange) -> None:
     body = parse(_decoder, await exchange.read_body())
-    job = plan_completion(body, request_id=exchange.request_id, limits=exchange.limits)
-    await run(exchange, plane, job, TextShape(body, exchange.request_id, created=int(time.time())))
+    planned = plan_completion(body, request_id=exchange.request_id, limits=exchange.limits)
+    await run(exchange, plane, planned, TextShape(body, exchange.request_id, created=int(time.time())))
 
 
-def plan_completion(body: CompletionBody, *, request_id: str, limits: ApiLimits) -> Job:
+def plan_completion(body: CompletionBody, *, request_id: str, limits: ApiLimits) -> Plan:
     """Raises :class:`InvalidRequest` that names what cannot be served."""
     if body.echo:
         raise InvalidRequest("echo is not supported", param="echo")
@@ -94,6 +94,7 @@ class TextShape:
         return event(self._body([], UsageBody.of(usage)))
 
     def whole(self, choices: Sequence[Choice], usage: Usage) -> bytes:
+        self._offsets.clear()  # they count from the beginning, also where events have gone out before
         texts = [
             TextChoice(index, "".join(choice.text), self._logprobs(index, choice.logprobs), choice.finish_reason)
             for index, choice in enumerate(choices)

@@ -40,6 +40,8 @@ async def answer_error(exchange: Exchange, error: ShoalError, *, headers: Sequen
     body = error_body(error, exchange.request_id)
     with contextlib.suppress(Cancelled):  # nobody reads what is sent: there is nobody to tell
         if exchange.started:
+            if exchange.keeps_whole:
+                await exchange.keep_whole(error.status, body)
             await exchange.end_events(b"data: " + body + b"\n\n")
         else:
             await exchange.answer(error.status, body, headers=[*_retry_headers(error), *headers])

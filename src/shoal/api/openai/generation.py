@@ -21,7 +21,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Plan:
     """The generations of one request: choice ``i`` is sample ``i % samples`` of prompt ``i // samples``."""
 
     requests: tuple[Generate, ...]
@@ -44,6 +44,25 @@ class Choice:
         self.finish_reason = chunk.finish_reason or self.finish_reason
 
 
+class Collected:
+    """What all choices have said so far."""
+
+    def __init__(self, planned: Plan) -> None:
+        self.choices = [Choice() for _ in planned.requests]
+        self._samples = planned.samples
+        self._usages: dict[int, Usage] = {}
+
+    def add(self, index: int, chunk: Chunk, *, text: bool = True) -> None:
+        if text:
+            self.choices[index].add(chunk)
+        if chunk.usage is not None:
+            self._usages[index] = chunk.usage
+
+    @property
+    def usage(self) -> Usage:
+        return total(self._usages, self._samples)
+
+
 class Shape(Protocol):
     """How one kind of request is answered. Whole events and bodies, encoded."""
 
@@ -64,7 +83,7 @@ def plan(
     *,
     request_id: str,
     limits: ApiLimits,
-) -> Job:
+) -> Plan:
     """Raises :class:`InvalidRequest` for more generations than one request may ask for."""
     samples = body.n or 1
     if samples > limits.samples:
@@ -85,47 +104,43 @@ def plan(
         for index, (prompt, sampling) in enumerate(wanted)
     )
     options = body.stream_options
-    return Job(requests, samples, bool(body.stream), bool(options and options.include_usage))
+    return Plan(requests, samples, bool(body.stream), bool(options and options.include_usage))
 
 
-async def run(exchange: Exchange, plane: Plane, job: Job, shape: Shape) -> None:
+async def run(exchange: Exchange, plane: Plane, planned: Plan, shape: Shape) -> None:
     """Generate and answer. Whatever ends it early, the client's leaving included, ends every generation."""
-    if job.stream:
-        await _stream(exchange, plane, job, shape)
+    if planned.stream or exchange.keeps_whole:
+        await _stream(exchange, plane, planned, shape)
     else:
-        await _whole(exchange, plane, job, shape)
+        await _whole(exchange, plane, planned, shape)
 
 
-async def _stream(exchange: Exchange, plane: Plane, job: Job, shape: Shape) -> None:
-    usages: dict[int, Usage] = {}
-    streams = _streams(exchange, plane, job)
+async def _stream(exchange: Exchange, plane: Plane, planned: Plan, shape: Shape) -> None:
+    answer = Collected(planned)
     with exchange.client_watch():
-        async with aclosing(merge(streams)) as chunks:
+        async with aclosing(merge(_streams(exchange, plane, planned))) as chunks:
             async for index, chunk in chunks:
-                if chunk.usage is not None:
-                    usages[index] = chunk.usage
+                answer.add(index, chunk, text=exchange.keeps_whole)
                 if events := shape.events(index, chunk):
                     await exchange.send_events(events)
-    tail = shape.usage_event(total(usages, job.samples)) if job.include_usage else b""
+    tail = shape.usage_event(answer.usage) if planned.include_usage else b""
+    if exchange.keeps_whole:
+        await exchange.keep_whole(200, shape.whole(answer.choices, answer.usage))
     await exchange.end_events(tail + DONE)
 
 
-async def _whole(exchange: Exchange, plane: Plane, job: Job, shape: Shape) -> None:
-    choices = [Choice() for _ in job.requests]
-    usages: dict[int, Usage] = {}
-    streams = _streams(exchange, plane, job)
+async def _whole(exchange: Exchange, plane: Plane, planned: Plan, shape: Shape) -> None:
+    answer = Collected(planned)
     with exchange.client_watch():
-        async with aclosing(merge(streams)) as chunks:
+        async with aclosing(merge(_streams(exchange, plane, planned))) as chunks:
             async for index, chunk in chunks:
-                choices[index].add(chunk)
-                if chunk.usage is not None:
-                    usages[index] = chunk.usage
-    await exchange.answer(200, shape.whole(choices, total(usages, job.samples)))
+                answer.add(index, chunk)
+    await exchange.answer(200, shape.whole(answer.choices, answer.usage))
 
 
-def _streams(exchange: Exchange, plane: Plane, job: Job) -> list[AsyncGenerator[Chunk, None]]:
+def _streams(exchange: Exchange, plane: Plane, planned: Plan) -> list[AsyncGenerator[Chunk, None]]:
     timeout = exchange.timeout
-    return [plane.generate(exchange.stamp(request), timeout=timeout) for request in job.requests]
+    return [plane.generate(exchange.stamp(request), timeout=timeout) for request in planned.requests]
 
 
 def total(usages: dict[int, Usage], samples: int) -> Usage:

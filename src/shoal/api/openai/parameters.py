@@ -86,13 +86,13 @@ def _structured(outputs: StructuredOutputs) -> Grammar:
     if outputs.json is not None:
         return _schema(outputs.json, "structured_outputs.json")
     if outputs.regex is not None:
-        return Grammar("regex", outputs.regex)
-    return Grammar("lark", outputs.grammar or "")
+        return Grammar("regex", outputs.regex, param="structured_outputs")
+    return Grammar("lark", outputs.grammar or "", param="structured_outputs")
 
 
 def _schema(schema: dict[str, Any], param: str) -> Grammar:
     try:
-        return Grammar("json_schema", msgspec.json.encode(schema).decode())
+        return Grammar("json_schema", msgspec.json.encode(schema).decode(), param=param.split(".")[0])
     except RecursionError:
         raise InvalidRequest(f"{param} is nested too deeply", param=param) from None
 

@@ -15,6 +15,8 @@ Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 TokenNumber = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+FunctionName = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
 class Body(msgspec.Struct, kw_only=True, frozen=True):
@@ -78,10 +80,45 @@ class ContentPart(Body, kw_only=True, frozen=True):
     text: str | None = None
 
 
+class CalledFunction(Body, kw_only=True, frozen=True):
+    name: FunctionName
+    arguments: str  # JSON as the model wrote it
+
+
+class CallBody(Body, kw_only=True, frozen=True):
+    """A call that an earlier answer asked for."""
+
+    id: CallId
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class MessageBody(Body, kw_only=True, frozen=True):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[ContentPart] | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[CallBody] | None = None  # of an assistant
+    tool_call_id: CallId | None = None  # of a tool: the call that this is the result of
+
+
+class FunctionBody(Body, kw_only=True, frozen=True):
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None  # a JSON schema; none: the function has no parameters
+    strict: bool | None = None  # refuse schemas that cannot be held to the letter
+
+
+class ToolBody(Body, kw_only=True, frozen=True):
+    type: Literal["function"]
+    function: FunctionBody
+
+
+class NamedFunction(Body, kw_only=True, frozen=True):
+    name: FunctionName
+
+
+class NamedTool(Body, kw_only=True, frozen=True):
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class ChatBody(GenerateBody, kw_only=True, frozen=True):
@@ -89,9 +126,10 @@ class ChatBody(GenerateBody, kw_only=True, frozen=True):
     max_completion_tokens: Int32 | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    tools: list[ToolBody] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
     # refused unless they ask for nothing
-    tools: list[Any] | None = None
-    tool_choice: Any = None
     functions: list[Any] | None = None
     modalities: list[str] | None = None
     audio: Any = None

@@ -20,21 +20,21 @@ from shoal.worker.generation.sampler import Allowed
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-MAX_SOURCE = 65_536  # bytes of a schema or grammar; llguidance itself bounds what it compiles to
+MAX_SOURCE = 262_144  # bytes of a schema or grammar: 128 tools; llguidance itself bounds what it compiles to
 
 #: Of llguidance's own measure, for one token. A regular expression such as ``(a{1000}){1000}`` would hold the
 #: engine's thread for seconds; this stops it after 0.15 s and lets schemas of hundreds of fields pass.
 MAX_WORK = 20_000
 
-PARAM = "response_format"
-
 
 class Constraint:
     """What one answer may still become."""
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+    def __init__(self, matcher: LLMatcher, vocab_size: int, param: str) -> None:
+        """``param``: the field of the request that errors are about."""
         self._matcher = matcher
         self._vocab_size = vocab_size
+        self.param = param
         self.complete = False  # nothing but the end may follow
 
     def allowed(self) -> Allowed:
@@ -54,7 +54,7 @@ class Constraint:
 
     def _check(self, doing: str) -> None:
         if self._matcher.is_error():
-            raise InvalidRequest(f"the grammar failed while {doing}: {self._matcher.get_error()}", param=PARAM)
+            raise InvalidRequest(f"the grammar failed while {doing}: {self._matcher.get_error()}", param=self.param)
 
 
 class GrammarCompiler:
@@ -70,21 +70,23 @@ class GrammarCompiler:
     def compile(self, grammar: Grammar) -> Constraint:
         """Raises :class:`~shoal.errors.InvalidRequest` for one that is too large, wrong or not supported."""
         if len(grammar.source.encode()) > MAX_SOURCE:
-            raise InvalidRequest(f"the {grammar.kind} is larger than {MAX_SOURCE} bytes", param=PARAM)
-        llguidance = _import()
+            raise InvalidRequest(f"the {grammar.kind} is larger than {MAX_SOURCE} bytes", param=grammar.param)
+        llguidance = _import(grammar.param)
         source, limits = _source(llguidance, grammar), llguidance.LLParserLimits(step_lexer_fuel=MAX_WORK)
-        matcher = llguidance.LLMatcher(self._for_matching(llguidance), source, log_level=0, limits=limits)
+        matcher = llguidance.LLMatcher(
+            self._for_matching(llguidance, grammar.param), source, log_level=0, limits=limits
+        )
         matcher.compute_bitmask()  # the first is the slowest, and shows what is too much
         if matcher.is_error():
-            raise InvalidRequest(f"the {grammar.kind} is not usable: {matcher.get_error()}", param=PARAM)
-        return Constraint(matcher, self._vocab_size)
+            raise InvalidRequest(f"the {grammar.kind} is not usable: {matcher.get_error()}", param=grammar.param)
+        return Constraint(matcher, self._vocab_size, grammar.param)
 
-    def _for_matching(self, llguidance: Any) -> LLTokenizer:
+    def _for_matching(self, llguidance: Any, param: str) -> LLTokenizer:
         """The vocabulary as llguidance wants it, made once, when first needed."""
         with self._lock:
             if self._vocabulary is None:
                 if not self._tokenizer.eos_ids:
-                    raise InvalidRequest("this model has no end-of-sequence token to end a grammar with", param=PARAM)
+                    raise InvalidRequest("this model has no end-of-sequence token to end a grammar with", param=param)
                 wrapper = llguidance.TokenizerWrapper(_Vocabulary(self._tokenizer))
                 self._vocabulary = llguidance.LLTokenizer(wrapper, eos_token=sorted(self._tokenizer.eos_ids))
             return self._vocabulary
@@ -106,12 +108,12 @@ class _Vocabulary:
         return self._tokenizer.encode(text, special=False)
 
 
-def _import() -> Any:
+def _import(param: str) -> Any:
     try:
         import llguidance
     except ImportError as exc:
         message = "this server was installed without `llguidance`, which JSON schemas and grammars need"
-        raise InvalidRequest(message, param=PARAM) from exc
+        raise InvalidRequest(message, param=param) from exc
     return llguidance
 
 
@@ -123,9 +125,9 @@ def _source(llguidance: Any, grammar: Grammar) -> str:
             try:
                 schema = msgspec.json.decode(grammar.source)
             except (msgspec.DecodeError, RecursionError) as exc:
-                raise InvalidRequest(f"the json_schema is not JSON: {exc}", param=PARAM) from exc
+                raise InvalidRequest(f"the json_schema is not JSON: {exc}", param=grammar.param) from exc
             if not isinstance(schema, dict):
-                raise InvalidRequest("the json_schema is not a JSON object", param=PARAM)
+                raise InvalidRequest("the json_schema is not a JSON object", param=grammar.param)
             return _from_schema(llguidance, schema)
         case "regex":
             return str(llguidance.LLMatcher.grammar_from_regex(grammar.source))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from shoal.engines.base import LanguageEngine, Logits
 from shoal.errors import EngineFailed, InvalidRequest, ShoalError
-from shoal.worker.generation.constraint import PARAM
 from shoal.worker.generation.sampler import Draw, Sampled, sample
 from shoal.worker.generation.scheduler import Planned
 from shoal.worker.generation.sequence import TokenSequence
@@ -81,7 +80,7 @@ def _draw(sequence: TokenSequence) -> Draw | ShoalError:
 def _settle(sequence: TokenSequence, sampled: Sampled | None) -> Outcome:
     if sampled is None:
         if sequence.constraint is not None:
-            return InvalidRequest("the grammar leaves no token that may come next", param=PARAM)
+            return InvalidRequest("the grammar leaves no token that may come next", param=sequence.constraint.param)
         return EngineFailed("the model computed numbers from which no token can be chosen")
     if sequence.constraint is not None:
         try:

@@ -108,6 +108,78 @@ test("a JSON schema is obeyed", async () => {
   assert.ok(Number.isInteger(found.fish));
 });
 
+const tools = [
+  {
+    type: "function",
+    function: {
+      name: "get_weather",
+      description: "The weather in a city",
+      parameters: {
+        type: "object",
+        properties: { city: { type: "string", maxLength: 20 }, unit: { enum: ["celsius", "fahrenheit"] } },
+        required: ["city", "unit"],
+        additionalProperties: false,
+      },
+    },
+  },
+  { type: "function", function: { name: "clock", description: "The time of day" } },
+];
+const call = {
+  ...ask,
+  messages: [{ role: "user", content: "What is the weather in Paris?" }],
+  max_tokens: 120,
+  tools,
+  parallel_tool_calls: false,
+};
+
+test("a required call fits its function, whole and streamed", async () => {
+  const whole = (await client.chat.completions.create({ ...call, tool_choice: "required" })).choices[0];
+  assert.equal(whole.finish_reason, "tool_calls");
+  assert.equal(whole.message.content, null);
+  assert.equal(whole.message.tool_calls.length, 1);
+  const runner = client.chat.completions.stream({ ...call, tool_choice: "required" });
+  const streamed = (await runner.finalChatCompletion()).choices[0];
+  assert.equal(streamed.finish_reason, "tool_calls");
+  assert.equal(streamed.message.tool_calls[0].function.name, whole.message.tool_calls[0].function.name);
+  assert.equal(streamed.message.tool_calls[0].function.arguments, whole.message.tool_calls[0].function.arguments);
+});
+
+test("a named function is called", async () => {
+  const named = { type: "function", function: { name: "clock" } };
+  const answer = await client.chat.completions.create({ ...call, tool_choice: named });
+  assert.deepEqual(answer.choices[0].message.tool_calls[0].function, { name: "clock", arguments: "{}" });
+});
+
+test("where no function helps the answer is text", async () => {
+  const answer = await client.chat.completions.create({ ...call, messages: [{ role: "user", content: "Say hello." }] });
+  assert.ok(answer.choices[0].message.content.length > 0);
+  assert.equal(answer.choices[0].message.tool_calls, undefined);
+});
+
+test("the client's own runner calls the function and reads its result", async () => {
+  const cities = [];
+  const get_weather = {
+    type: "function",
+    function: {
+      ...tools[0].function,
+      parse: JSON.parse,
+      function: ({ city }) => {
+        cities.push(city);
+        return "Sunny and 21 degrees celsius";
+      },
+    },
+  };
+  const named = { type: "function", function: { name: "get_weather" } };
+  const runner = client.chat.completions.runTools({ ...call, tools: [get_weather], tool_choice: named });
+  await runner.done();
+  assert.equal(cities.length, 1);
+  const first = await client.chat.completions.create({ ...call, tool_choice: named });
+  const { message } = first.choices[0];
+  const result = { role: "tool", tool_call_id: message.tool_calls[0].id, content: "Sunny and 21 degrees celsius" };
+  const answer = await client.chat.completions.create({ ...call, messages: [...call.messages, message, result] });
+  assert.match(answer.choices[0].message.content, /21/);
+});
+
 test("a completion goes on with its prompts", async () => {
   const answer = await client.completions.create({
     model: "smollm2",
