@@ -235,6 +235,7 @@ class LoadModel(Message, frozen=True):
     kv_tokens: int
     max_sequences: int
     shard: int | None = None
+    telemetry: dict[str, Any] = {}  # a ``TelemetryConfig`` as plain values
     step_processes: int = 0  # for the steps before and after inference; 0: they run where the engine does
 
 

@@ -6,14 +6,14 @@ Only the models are scripted: a runtime that answers with numbers, one each :dat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from shoal.clock import ManualClockLoop
 from shoal.config import CoordinatorConfig, WorkerConfig
 from shoal.errors import EngineFailed
-from shoal.messages import Chunk, Generate, Infer, Inferred, Load, ModelInfo
+from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo
 from shoal.model_registry import Registry
 from shoal.node import Coordinator
 from shoal.rpc import MemoryNetwork
@@ -48,6 +48,9 @@ class NumbersRuntime:
 
     def load(self) -> Load:
         return Load(in_flight=len(self.running))
+
+    def metrics(self) -> Iterable[MetricFamily]:
+        return ()
 
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed

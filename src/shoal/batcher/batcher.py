@@ -20,6 +20,7 @@ from shoal.batcher.policy import BatchLimits, Flush, Outlook, Release, WaitUntil
 from shoal.batcher.stacking import count_rows, split, stack, stacking_key
 from shoal.clock import now
 from shoal.errors import DeadlineExceeded, EngineFailed, ModelUnavailable, Overloaded, PayloadTooLarge
+from shoal.telemetry.tracing import Value, record
 from shoal.types import Tensors
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,9 @@ class Batcher:
     def queued_rows(self) -> int:
         return sum(entry.rows for entry in self._queue)
 
-    async def submit(self, inputs: Tensors, *, priority: int = 0, deadline: float | None = None) -> Tensors:
+    async def submit(
+        self, inputs: Tensors, *, priority: int = 0, deadline: float | None = None, trace: str = ""
+    ) -> Tensors:
         """Run the rows of one request, with those of others.
 
         The higher the ``priority`` the sooner; past its ``deadline`` (on the loop's clock) it is not begun any more.
@@ -83,27 +86,27 @@ class Batcher:
         gives the place in the queue back.
         """
         fitted = self._padding.fit(inputs)
-        with self._queued(fitted.inputs, priority, deadline) as entries:
+        with self._queued(fitted.inputs, priority, deadline, trace) as entries:
             outputs = stack([await _whole(entry) for entry in entries])
         return self._padding.cut(outputs, fitted.lengths)
 
     async def stream(
-        self, inputs: Tensors, *, priority: int = 0, deadline: float | None = None
+        self, inputs: Tensors, *, priority: int = 0, deadline: float | None = None, trace: str = ""
     ) -> AsyncGenerator[Tensors]:
         """The same for a model that answers in parts; a request has to fit one run."""
         if (rows := count_rows(inputs)) > self._limits.max_rows:
             most = self._limits.max_rows
             raise PayloadTooLarge(f"the request has {rows} rows; a model that streams takes at most {most}")
         fitted = self._padding.fit(inputs)
-        with self._queued(fitted.inputs, priority, deadline) as (entry,):
+        with self._queued(fitted.inputs, priority, deadline, trace) as (entry,):
             while (part := await entry.next()) is not None:
                 yield self._padding.cut(part, fitted.lengths)
 
     # -- the queue
 
     @contextmanager
-    def _queued(self, inputs: Tensors, priority: int, deadline: float | None) -> Iterator[list[Entry]]:
-        entries = self._admit(inputs, priority, deadline)
+    def _queued(self, inputs: Tensors, priority: int, deadline: float | None, trace: str) -> Iterator[list[Entry]]:
+        entries = self._admit(inputs, priority, deadline, trace)
         for entry in entries:
             insort(self._queue, entry, key=lambda queued: queued.rank)
         self._arrivals.arrived(now())
@@ -113,7 +116,7 @@ class Batcher:
         finally:
             self._withdraw(entries)
 
-    def _admit(self, inputs: Tensors, priority: int, deadline: float | None) -> list[Entry]:
+    def _admit(self, inputs: Tensors, priority: int, deadline: float | None, trace: str) -> list[Entry]:
         """Cut into entries of at most ``max_rows``; refuse what there is no room for."""
         if self._closed:
             raise ModelUnavailable("the model is being unloaded")
@@ -126,7 +129,15 @@ class Batcher:
         arrived, key = now(), stacking_key(inputs)
         sizes = [min(limits.max_rows, rows - start) for start in range(0, rows, limits.max_rows)]
         return [
-            Entry(part, size, key=key, arrived=arrived, rank=rank(priority, arrived), deadline=deadline)
+            Entry(
+                part,
+                size,
+                key=key,
+                arrived=arrived,
+                rank=rank(priority, arrived),
+                deadline=deadline,
+                trace=trace,
+            )
             for part, size in zip(split(inputs, sizes), sizes, strict=True)
         ]
 
@@ -201,6 +212,7 @@ class Batcher:
         ran = now() - began
         waited = began - min(entry.arrived for entry in entries)
         self._observer.batch_released(self._model, reason, rows, len(entries), waited, ran)
+        _record(entries, began, ran, reason)
         if error is None:
             isolation.succeeded()
             if not all(entry.left for entry in entries):  # then it may have been cut short
@@ -267,3 +279,20 @@ async def _whole(entry: Entry) -> Tensors:
     if outputs is None or await entry.next() is not None:
         raise EngineFailed("the model answered in parts, and the request was for a whole")
     return outputs
+
+
+def _record(entries: Sequence[Entry], began: float, ran: float, reason: Release) -> None:
+    """Of each request: its wait, and the run, which names the requests it was shared with."""
+    traces = [entry.trace for entry in entries if entry.trace]
+    if not traces:
+        return
+    at = now()
+    for entry in entries:
+        others = [trace for trace in traces if trace != entry.trace]
+        attributes: dict[str, Value] = {
+            "shoal.batch.release": reason,
+            "shoal.batch.requests": len(entries),
+            "shoal.batch.rows": entry.rows,
+        }
+        record("queue", entry.trace, entry.arrived, began, now=at)
+        record("batch", entry.trace, began, began + ran, now=at, links=others, attributes=attributes)

@@ -15,10 +15,31 @@ MAX_PARTS = 256  # of a streamed answer, made and not yet taken
 class Entry:
     """Rows that wait for a run or are in one. Its answer comes in parts, usually one, and has exactly one end."""
 
-    __slots__ = ("_end", "_parts", "_reader", "arrived", "begun", "deadline", "inputs", "key", "left", "rank", "rows")
+    __slots__ = (
+        "_end",
+        "_parts",
+        "_reader",
+        "arrived",
+        "begun",
+        "deadline",
+        "inputs",
+        "key",
+        "left",
+        "rank",
+        "rows",
+        "trace",
+    )
 
     def __init__(
-        self, inputs: Tensors, rows: int, *, key: Hashable, arrived: float, rank: float, deadline: float | None
+        self,
+        inputs: Tensors,
+        rows: int,
+        *,
+        key: Hashable,
+        arrived: float,
+        rank: float,
+        deadline: float | None,
+        trace: str = "",
     ) -> None:
         self.inputs = inputs
         self.rows = rows
@@ -26,6 +47,7 @@ class Entry:
         self.arrived = arrived
         self.rank = rank
         self.deadline = deadline  # on the loop's clock
+        self.trace = trace  # traceparent of what asked for it
         self.begun = False  # has a part of its answer been made?
         self.left = False  # is there nobody who waits for it any more?
         self._parts: deque[Tensors] = deque()

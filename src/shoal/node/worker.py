@@ -72,6 +72,7 @@ def _runtime(config: Config, spec: ModelSpec, grant: CoreGrant) -> ModelRuntime:
         kv_tokens=config.engine.kv_tokens,
         max_sequences=config.engine.max_sequences,
         step_processes=config.preproc.processes,
+        telemetry=msgspec.to_builtins(config.telemetry),
     )
     return EngineProcess(command, spec.kind, cpus=config.worker.cpus, environment=engine_environment(grant))
 

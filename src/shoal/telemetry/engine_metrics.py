@@ -31,7 +31,7 @@ class EngineMetrics:
         self._rows = Histogram("batch_rows", "Rows of a batch.", buckets=_ROWS, **to).labels(*self._labels)
         self._requests = Histogram("batch_requests", "Requests in a batch.", buckets=_ROWS, **to).labels(*self._labels)
         self._waited = Histogram(
-            "batch_queue_seconds", "From a request's arrival at the batcher to its run.", buckets=_WAIT, **to
+            "batch_queue_seconds", "From the arrival of a batch's first request to its run.", buckets=_WAIT, **to
         ).labels(*self._labels)
         self._ran = Histogram("batch_run_seconds", "Of one run of a batch.", buckets=_RUN, **to).labels(*self._labels)
         self._steps = Histogram("engine_step_seconds", "Of one step of a language engine.", buckets=_RUN, **to).labels(
@@ -45,18 +45,14 @@ class EngineMetrics:
         )
         self._waiting = Gauge("engine_waiting_requests", "Requests that no step has begun.", **to).labels(*self._labels)
         self._kv = Gauge("kv_cache_usage_ratio", "Share of the KV blocks in use.", **to).labels(*self._labels)
-        self._preemptions = Counter("engine_preemptions", "Sequences that gave their KV blocks back.", **to).labels(
-            *self._labels
-        )
 
-    def batch_released(self, reason: str, rows: int, waited: list[float], ran: float) -> None:
-        """A batch has run; ``waited`` has one item a request."""
+    def batch_released(self, model: str, reason: str, rows: int, requests: int, waited: float, ran: float) -> None:
+        """A batch has run, whose first request waited so long."""
         self._batches.labels(*self._labels, reason).inc()
         self._rows.observe(rows)
-        self._requests.observe(len(waited))
+        self._requests.observe(requests)
+        self._waited.observe(waited)
         self._ran.observe(ran)
-        for seconds in waited:
-            self._waited.observe(seconds)
 
     def stepped(self, rows: int, tokens: int, seconds: float) -> None:
         self._steps.observe(seconds)
@@ -66,6 +62,3 @@ class EngineMetrics:
     def loaded(self, waiting: int, kv_used: float) -> None:
         self._waiting.set(waiting)
         self._kv.set(kv_used)
-
-    def preempted(self) -> None:
-        self._preemptions.inc()

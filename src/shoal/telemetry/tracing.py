@@ -19,7 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from shoal.errors import Cancelled, ShoalError
 
-__all__ = ["NOTHING", "Span", "SpanKind", "look_for_recorder", "record", "span"]
+__all__ = ["NOTHING", "Span", "SpanKind", "Value", "look_for_recorder", "record", "span"]
 
 Value = str | int | float | bool | Sequence[str]
 

@@ -13,16 +13,25 @@ import os
 import socket
 import sys
 
+import msgspec
+from prometheus_client import CollectorRegistry
+
 from shoal.aio import Tasks
 from shoal.clock import now
+from shoal.config import TelemetryConfig
 from shoal.errors import ModelUnavailable, ProtocolError
-from shoal.messages import Generate, Infer, Load, LoadModel, LoadReport, Message
+from shoal.messages import Generate, Infer, Load, LoadModel, LoadReport, Message, MetricsReport
 from shoal.rpc import Call, Connection, Hello, adopt
+from shoal.telemetry import close_tracing, configure_tracing
+from shoal.telemetry.engine_metrics import EngineMetrics
+from shoal.telemetry.relay import Changes
+from shoal.types import ModelId
 from shoal.worker.loading import load_model
 from shoal.worker.runtime import ModelRuntime
 
 REPORT_INTERVAL = 0.25  # seconds between looks at the load; it is sent when it has changed,
 HEARTBEAT = 5.0  # and after so many seconds anyhow
+METRICS_INTERVAL = 1.0  # seconds
 PARTING = 2.0  # seconds for the last errors to go out when the engine is broken
 
 
@@ -76,9 +85,12 @@ class EngineHost:
                     async for part in parts:
                         await call.send(part)
             case LoadModel():
-                self._runtime = await load_model(message, self._break)
+                configure_tracing(msgspec.convert(message.telemetry, TelemetryConfig), service="shoal-engine")
+                metrics = EngineMetrics(ModelId(message.name, message.version), CollectorRegistry())
+                self._runtime = await load_model(message, self._break, metrics)
                 self._runtime.start(lambda: None)
                 self._tasks.start(self._report(call.connection, self._runtime), name="report load")
+                self._tasks.start(self._measure(call.connection, self._runtime, metrics), name="report metrics")
                 await call.send(self._runtime.info)
             case _:
                 raise ProtocolError(f"an engine process does not take {type(message).__name__}")
@@ -97,10 +109,20 @@ class EngineHost:
                 told, then = load, now()
             await asyncio.sleep(REPORT_INTERVAL)
 
+    async def _measure(self, connection: Connection, runtime: ModelRuntime, metrics: EngineMetrics) -> None:
+        changes = Changes(metrics.registry)
+        while not connection.is_closed:
+            load = runtime.load()
+            metrics.loaded(load.waiting, load.kv_used)
+            if families := changes.take():
+                connection.notify(MetricsReport("", families))
+            await asyncio.sleep(METRICS_INTERVAL)
+
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
     reason = asyncio.run(EngineHost().serve(int(sys.argv[1])))
+    close_tracing()
     if reason:
         print(reason, file=sys.stderr, flush=True)  # the worker gives a process's last line as the reason of its end
     # Without waiting for the engine's thread: it may be in the middle of a long step that nobody wants any more.

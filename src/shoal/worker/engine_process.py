@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -15,7 +15,19 @@ from shoal.aio import Tasks
 from shoal.clock import now
 from shoal.errors import EngineFailed, ModelLoadFailed, ModelUnavailable, ShoalError, WorkerLost
 from shoal.launchers.local import ChildProcess, RestartPolicy
-from shoal.messages import Chunk, Generate, Infer, Inferred, Load, LoadModel, LoadReport, Message, ModelInfo
+from shoal.messages import (
+    Chunk,
+    Generate,
+    Infer,
+    Inferred,
+    Load,
+    LoadModel,
+    LoadReport,
+    Message,
+    MetricFamily,
+    MetricsReport,
+    ModelInfo,
+)
 from shoal.rpc import Call, Connection, Hello, adopt
 from shoal.types import ModelKind, ModelState
 
@@ -51,11 +63,15 @@ class EngineProcess:
         self._heard = 0.0  # when the process last said something
         self._connection: Connection | None = None
         self._load = Load()
+        self._families: dict[str, MetricFamily] = {}
         self._changed: Callable[[], None] = lambda: None
         self._tasks = Tasks()
 
     def load(self) -> Load:
         return self._load
+
+    def metrics(self) -> Iterable[MetricFamily]:
+        return self._families.values()
 
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -169,6 +185,9 @@ class EngineProcess:
 
     async def _handle(self, message: Message, call: Call) -> None:
         self._heard = now()
-        if isinstance(message, LoadReport):
-            self._load = message.load
-            self._changed()
+        match message:
+            case LoadReport():
+                self._load = message.load
+                self._changed()
+            case MetricsReport():
+                self._families |= {family.name: family for family in message.families}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from shoal.batcher import BatchLimits
+from shoal.batcher import NO_OBSERVER, BatchLimits, BatchObserver
 from shoal.config import ModelConfig
 from shoal.engines.base import EngineOptions, LanguageEngine, TensorEngine, Tokenizer
 from shoal.engines.chat_template import encode_chat
@@ -23,15 +23,17 @@ from shoal.model_store import find, no_progress, pull, pull_source
 from shoal.preproc import read_step
 from shoal.preproc.pool import StepPool
 from shoal.preproc.process import ChildStepProcess
+from shoal.telemetry.engine_metrics import EngineMetrics
 from shoal.types import ChatPrompt, ModelId, ModelKind, ModelState, Prompt, TensorSpec, TextPrompt, TokenId
 from shoal.worker.generation import GenerationLoop
+from shoal.worker.generation.progress import StepObserver
 from shoal.worker.pipeline import StepPipeline, TensorParts, TensorPipeline
 from shoal.worker.runtime import LanguageRuntime, ModelRuntime, TensorRuntime
 
 OnUnhealthy = Callable[[str], None]  # called once, with the reason, when an engine cannot be used any more
 
 
-async def load_model(command: LoadModel, on_unhealthy: OnUnhealthy) -> ModelRuntime:
+async def load_model(command: LoadModel, on_unhealthy: OnUnhealthy, metrics: EngineMetrics) -> ModelRuntime:
     """Load a model in this process. Raises :class:`ModelLoadFailed` that says what is missing."""
     spec = make_spec(str(ModelId(command.name, command.version)), msgspec.convert(command.settings, ModelConfig))
     options = EngineOptions(command.threads, command.kv_tokens, command.max_sequences)
@@ -41,18 +43,20 @@ async def load_model(command: LoadModel, on_unhealthy: OnUnhealthy) -> ModelRunt
             if spec.settings.preproc or spec.settings.postproc:
                 raise ModelLoadFailed(f"model '{spec.name}' generates text; preproc and postproc are for tensors")
             engine = await asyncio.to_thread(language_engine, spec, cache, options)
-            return language_runtime(spec, engine, on_unhealthy)
+            return language_runtime(spec, engine, on_unhealthy, metrics)
         parts = await asyncio.to_thread(tensor_parts, spec, cache, options)
         if command.step_processes and parts.has_steps:
-            return await stepped_runtime(spec, parts, command.step_processes)
-        return tensor_runtime(spec, await asyncio.to_thread(parts.join))
+            return await stepped_runtime(spec, parts, command.step_processes, on_unhealthy, metrics)
+        return tensor_runtime(spec, await asyncio.to_thread(parts.join), on_unhealthy, metrics)
     except ImportError as error:
         raise ModelLoadFailed(
             f"model '{spec.name}' needs the package {error.name}: install Shoal with the extra of its engine"
         ) from error
 
 
-def language_runtime(spec: ModelSpec, engine: LanguageEngine, on_unhealthy: OnUnhealthy) -> LanguageRuntime:
+def language_runtime(
+    spec: ModelSpec, engine: LanguageEngine, on_unhealthy: OnUnhealthy, observer: StepObserver
+) -> LanguageRuntime:
     info = ModelInfo(
         name=spec.name,
         kind=ModelKind.GENERATE,
@@ -61,17 +65,34 @@ def language_runtime(spec: ModelSpec, engine: LanguageEngine, on_unhealthy: OnUn
         context_length=engine.capabilities.context_length,
     )
     loop = GenerationLoop(
-        engine, encode_prompt=lambda prompt: encode(engine.tokenizer, prompt), on_unhealthy=on_unhealthy
+        engine,
+        encode_prompt=lambda prompt: encode(engine.tokenizer, prompt),
+        on_unhealthy=on_unhealthy,
+        observer=observer,
     )
     return LanguageRuntime(info, loop)
 
 
-def tensor_runtime(spec: ModelSpec, pipeline: TensorPipeline) -> TensorRuntime:
+def tensor_runtime(
+    spec: ModelSpec,
+    pipeline: TensorPipeline,
+    on_unhealthy: OnUnhealthy = lambda reason: None,
+    observer: BatchObserver = NO_OBSERVER,
+) -> TensorRuntime:
     info = _tensor_info(spec, pipeline, pipeline.inputs, pipeline.outputs)
-    return TensorRuntime(info, pipeline, _limits(spec), buckets=spec.settings.batching.buckets)
+    return TensorRuntime(
+        info,
+        pipeline,
+        _limits(spec),
+        buckets=spec.settings.batching.buckets,
+        observer=observer,
+        on_unhealthy=on_unhealthy,
+    )
 
 
-async def stepped_runtime(spec: ModelSpec, parts: TensorParts, processes: int) -> TensorRuntime:
+async def stepped_runtime(
+    spec: ModelSpec, parts: TensorParts, processes: int, on_unhealthy: OnUnhealthy, observer: BatchObserver
+) -> TensorRuntime:
     """A tensor model whose steps run in processes of their own."""
     command = parts.steps_command(spec.settings.step_timeout)
     pool = StepPool(
@@ -85,7 +106,15 @@ async def stepped_runtime(spec: ModelSpec, parts: TensorParts, processes: int) -
         raise
     pipeline = TensorPipeline(parts.engine)
     info = _tensor_info(spec, pipeline, steps.inputs, steps.outputs)
-    return TensorRuntime(info, pipeline, _limits(spec), steps=steps, buckets=spec.settings.batching.buckets)
+    return TensorRuntime(
+        info,
+        pipeline,
+        _limits(spec),
+        steps=steps,
+        buckets=spec.settings.batching.buckets,
+        observer=observer,
+        on_unhealthy=on_unhealthy,
+    )
 
 
 def _tensor_info(
@@ -108,6 +137,7 @@ def _limits(spec: ModelSpec) -> BatchLimits:
 
 
 def echo_runtime(spec: ModelSpec) -> TensorRuntime:
+    """It runs no foreign code, so nothing of it can break or hang, and nothing is batched."""
     return tensor_runtime(spec, TensorPipeline(EchoEngine()))
 
 

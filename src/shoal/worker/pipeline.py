@@ -20,6 +20,7 @@ from shoal.engines.specs import check_inputs
 from shoal.errors import InvalidRequest, ModelLoadFailed, PayloadTooLarge
 from shoal.messages import LoadSteps, RunSteps, StepInfo
 from shoal.preproc import Chain, pick
+from shoal.telemetry.tracing import span
 from shoal.types import StepSpec, Tensors, TensorSpec
 
 
@@ -128,17 +129,21 @@ class StepPipeline:
         self.inputs, self.outputs = _ends(preproc, engine, postproc)
 
     async def infer(
-        self, inputs: Tensors, run: Callable[[Tensors], Awaitable[Tensors]], limits: BatchLimits | None
+        self,
+        inputs: Tensors,
+        run: Callable[[Tensors], Awaitable[Tensors]],
+        limits: BatchLimits | None,
+        trace: str = "",
     ) -> Tensors:
-        """``run`` is the engine's; ``limits`` those of its batches, if it has any.
+        """``run`` is the engine's; ``limits`` those of its batches, if it has any; ``trace`` is a traceparent.
 
         Raises as :class:`TensorPipeline` does, and what the :class:`StepRunner` raises.
         """
 
         async def part(number: int, inputs: Tensors) -> Tensors:
             with _counted_from(number * (limits.max_rows if limits else 0)):
-                made, taken = await self._prepare(inputs)
-                return await self._finish(made, await run(taken))
+                made, taken = await self._prepare(inputs, trace)
+                return await self._finish(made, await run(taken), trace)
 
         self._check(inputs, limits)
         parts = [inputs] if limits is None else _parts(inputs, limits)
@@ -151,14 +156,18 @@ class StepPipeline:
             await asyncio.gather(*asked, return_exceptions=True)
 
     async def stream(
-        self, inputs: Tensors, run: Callable[[Tensors], AsyncGenerator[Tensors]], limits: BatchLimits | None
+        self,
+        inputs: Tensors,
+        run: Callable[[Tensors], AsyncGenerator[Tensors]],
+        limits: BatchLimits | None,
+        trace: str = "",
     ) -> AsyncGenerator[Tensors]:
         """The same of an engine that answers in parts, each of which goes through the steps after it alone."""
         self._check(inputs, limits)
-        made, taken = await self._prepare(inputs)
+        made, taken = await self._prepare(inputs, trace)
         async with aclosing(run(taken)) as parts:
             async for outputs in parts:
-                yield await self._finish(made, outputs)
+                yield await self._finish(made, outputs, trace)
 
     def _check(self, inputs: Tensors, limits: BatchLimits | None) -> None:
         if self._preproc and self.inputs:  # an engine looks at its inputs itself
@@ -166,19 +175,21 @@ class StepPipeline:
         if limits is not None and (rows := count_rows(inputs)) > limits.max_queue_rows:
             raise PayloadTooLarge(f"the request has {rows} rows; at most {limits.max_queue_rows} are allowed")
 
-    async def _prepare(self, inputs: Tensors) -> tuple[Tensors, Tensors]:
+    async def _prepare(self, inputs: Tensors, trace: str) -> tuple[Tensors, Tensors]:
         """All that is there before the engine runs, and what the engine gets of it."""
         if not self._preproc:
             return inputs, inputs
-        made = inputs | await self._steps.run(RunSteps("preproc", inputs, self._wanted))
+        with span("preproc", trace):
+            made = inputs | await self._steps.run(RunSteps("preproc", inputs, self._wanted))
         return made, pick(made, self._engine_inputs)
 
-    async def _finish(self, made: Tensors, outputs: Tensors) -> Tensors:
+    async def _finish(self, made: Tensors, outputs: Tensors, trace: str) -> Tensors:
         if not self._postproc:
             return outputs
         there, taken = made | outputs, self._postproc_takes
         tensors = there if taken is None else {name: there[name] for name in there if name in taken}
-        return await self._steps.run(RunSteps("postproc", tensors))
+        with span("postproc", trace):
+            return await self._steps.run(RunSteps("postproc", tensors))
 
     async def close(self) -> None:
         await self._steps.close()

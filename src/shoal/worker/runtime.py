@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
 from shoal.batcher import NO_OBSERVER, Batcher, BatchLimits, BatchObserver, Padding
 from shoal.errors import InvalidRequest
-from shoal.messages import Chunk, Generate, Infer, Inferred, Load, ModelInfo
+from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo
 from shoal.types import Tensors
 from shoal.worker.generation import GenerationLoop
 from shoal.worker.pipeline import StepPipeline, TensorPipeline
@@ -31,6 +31,10 @@ class ModelRuntime(Protocol):
         """What the worker tells of the model: its state, and why if it failed."""
 
     def load(self) -> Load: ...
+
+    def metrics(self) -> Iterable[MetricFamily]:
+        """What it has measured since it began, for the coordinators to show. A family that has not changed is the same
+        object as the last time."""
 
     def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
         """Closing the generator aborts the generation within a step."""
@@ -54,6 +58,9 @@ class LanguageRuntime:
 
     def load(self) -> Load:
         return self._loop.load()
+
+    def metrics(self) -> Iterable[MetricFamily]:
+        return ()  # of an engine in this process: whoever made it has its registry
 
     def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
         return self._loop.generate(request)
@@ -105,6 +112,9 @@ class TensorRuntime:
     def load(self) -> Load:
         return Load(in_flight=self._in_flight, waiting=self._batcher.queued if self._batcher is not None else 0)
 
+    def metrics(self) -> Iterable[MetricFamily]:
+        return ()
+
     def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
         raise InvalidRequest(f"model '{self.info.name}' infers on tensors, it does not generate", param="model")
 
@@ -124,21 +134,23 @@ class TensorRuntime:
     async def _whole(self, request: Infer, deadline: float | None) -> Tensors:
         async def run(inputs: Tensors) -> Tensors:
             if self._batcher is not None:
-                return await self._batcher.submit(inputs, priority=request.priority, deadline=deadline)
+                return await self._batcher.submit(
+                    inputs, priority=request.priority, deadline=deadline, trace=request.trace
+                )
             return await self._in_thread(self._pipeline.run, inputs)
 
         if self._steps is not None:
-            return await self._steps.infer(request.inputs, run, self._limits)
+            return await self._steps.infer(request.inputs, run, self._limits, request.trace)
         return await run(request.inputs)
 
     def _parts(self, request: Infer, deadline: float | None) -> AsyncGenerator[Tensors]:
         def stream(inputs: Tensors) -> AsyncGenerator[Tensors]:
             if self._batcher is not None:
-                return self._batcher.stream(inputs, priority=request.priority, deadline=deadline)
+                return self._batcher.stream(inputs, priority=request.priority, deadline=deadline, trace=request.trace)
             return self._execute(inputs)
 
         if self._steps is not None:
-            return self._steps.stream(request.inputs, stream, self._limits)
+            return self._steps.stream(request.inputs, stream, self._limits, request.trace)
         return stream(request.inputs)
 
     async def _execute(self, inputs: Tensors) -> AsyncGenerator[Tensors]:

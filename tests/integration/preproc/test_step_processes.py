@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import pytest_asyncio
+from prometheus_client import CollectorRegistry
 
 from shoal.config import ModelConfig
 from shoal.errors import DeadlineExceeded, EngineFailed, ModelLoadFailed, PayloadTooLarge
@@ -19,7 +20,8 @@ from shoal.messages import LoadModel, LoadSteps, RunSteps
 from shoal.preproc import host
 from shoal.preproc.pool import StepPool
 from shoal.preproc.process import ChildStepProcess
-from shoal.types import FIRST_VERSION, ModelName, StepSpec, Tensors
+from shoal.telemetry.engine_metrics import EngineMetrics
+from shoal.types import FIRST_VERSION, ModelId, ModelName, StepSpec, Tensors
 from shoal.worker.loading import load_model
 
 MakePool = Callable[..., Awaitable[StepPool]]
@@ -130,8 +132,9 @@ async def test_steps_that_cannot_be_made_are_an_error_of_the_model(
 async def test_a_model_whose_pipeline_is_not_complete_leaves_no_process(make_pool: MakePool) -> None:
     settings = ModelConfig(uri="user_steps:Model", preproc=("normalize_text",))
     command = LoadModel(ModelName("fish"), FIRST_VERSION, msgspec.to_builtins(settings), "", 1, 256, 1)
+    metrics = EngineMetrics(ModelId(command.name), CollectorRegistry())
     with pytest.raises(ModelLoadFailed, match="the engine takes 'x', which nothing makes"):
-        await load_model(msgspec.structs.replace(command, step_processes=2), lambda reason: None)
+        await load_model(msgspec.structs.replace(command, step_processes=2), lambda reason: None, metrics)
     assert step_processes() == []
 
 

@@ -17,7 +17,7 @@ A, B = WorkerId("a"), WorkerId("b")
 
 def measured() -> EngineMetrics:
     metrics = EngineMetrics(FISH, CollectorRegistry())
-    metrics.batch_released("full", 8, [0.001, 0.003], 0.02)
+    metrics.batch_released("fish", "full", 8, 2, 0.003, 0.02)
     return metrics
 
 
@@ -51,8 +51,8 @@ def test_only_what_has_changed_is_told_again() -> None:
     changes = Changes(metrics.registry)
     changes.take()
     assert changes.take() == ()
-    metrics.preempted()
-    assert [family.name for family in changes.take()] == ["shoal_engine_preemptions"]
+    metrics.loaded(waiting=3, kv_used=0.0)
+    assert [family.name for family in changes.take()] == ["shoal_engine_waiting_requests"]
 
 
 def test_a_later_report_adds_to_what_was_told_before() -> None:

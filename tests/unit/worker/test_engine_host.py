@@ -13,6 +13,7 @@ from shoal.engines.toy import ToyEngine
 from shoal.errors import EngineFailed
 from shoal.messages import Generate, LoadModel, ModelInfo
 from shoal.rpc import Hello, adopt
+from shoal.telemetry.engine_metrics import EngineMetrics
 from shoal.types import FIRST_VERSION, ModelKind, ModelName, ModelState, RequestId, Sampling, TokenPrompt
 from shoal.worker import engine_host
 from shoal.worker.engine_host import EngineHost
@@ -34,7 +35,7 @@ async def test_a_process_whose_engine_hangs_answers_everyone_and_ends_with_the_r
     engine.intervene = hang  # type: ignore[assignment]
     runtimes: list[LanguageRuntime] = []
 
-    async def load(command: LoadModel, on_unhealthy: OnUnhealthy) -> LanguageRuntime:
+    async def load(command: LoadModel, on_unhealthy: OnUnhealthy, _metrics: EngineMetrics) -> LanguageRuntime:
         info = ModelInfo(command.name, ModelKind.GENERATE, ModelState.READY)
         encode: Any = lambda prompt: prompt.tokens  # noqa: E731
         loop = GenerationLoop(engine, encode_prompt=encode, limits=Limits(step_seconds=0.05), on_unhealthy=on_unhealthy)

@@ -7,11 +7,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from shoal.config import ModelConfig, StepConfig
 from shoal.errors import ConfigError, ModelLoadFailed
 from shoal.messages import Infer, LoadModel
-from shoal.types import FIRST_VERSION, ModelName, RequestId, Tensors, TensorSpec
+from shoal.telemetry.engine_metrics import EngineMetrics
+from shoal.types import FIRST_VERSION, ModelId, ModelName, RequestId, Tensors, TensorSpec
 from shoal.worker.loading import load_model
 from shoal.worker.runtime import ModelRuntime
 
@@ -33,7 +35,7 @@ async def load(uri: str = "echo", **settings: Any) -> ModelRuntime:
     config = msgspec.to_builtins(ModelConfig(uri=uri, **settings))
     name = ModelName("fish")
     command = LoadModel(name, FIRST_VERSION, config, "", threads=1, kv_tokens=256, max_sequences=1)
-    return await load_model(command, lambda reason: None)
+    return await load_model(command, lambda reason: None, EngineMetrics(ModelId(name), CollectorRegistry()))
 
 
 async def ask(runtime: ModelRuntime, **inputs: Any) -> Tensors:

@@ -10,6 +10,7 @@ from shoal.messages import Chunk
 from shoal.types import FinishReason, TokenId, TokenLogprob, Usage
 from shoal.worker.generation.detokenizer import Detokenizer
 from shoal.worker.generation.outbox import Outbox
+from shoal.worker.generation.progress import Progress
 from shoal.worker.generation.sampler import Sampled
 from shoal.worker.generation.sequence import TokenSequence
 
@@ -18,6 +19,7 @@ class Answer:
     def __init__(self, sequence: TokenSequence, tokenizer: Tokenizer) -> None:
         self.sequence = sequence
         self.outbox = Outbox()
+        self.progress: Progress | None = None  # as its trace will show it
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(sequence.sampling.stop)
 

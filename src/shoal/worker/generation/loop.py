@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from shoal.aio import Tasks
+from shoal.clock import now
 from shoal.engines.base import LanguageEngine
 from shoal.errors import EngineFailed, ModelUnavailable, ShoalError
 from shoal.messages import Chunk, Generate, Load
@@ -22,8 +23,9 @@ from shoal.types import FinishReason
 from shoal.worker.generation.answer import Answer
 from shoal.worker.generation.offload import Offload
 from shoal.worker.generation.prepare import EncodePrompt, Preparer
+from shoal.worker.generation.progress import NO_OBSERVER, Progress, StepObserver
 from shoal.worker.generation.sampler import Sampled
-from shoal.worker.generation.scheduler import Limits, Scheduler
+from shoal.worker.generation.scheduler import Limits, Planned, Scheduler
 from shoal.worker.generation.sequence import TokenSequence
 from shoal.worker.generation.stepper import Outcome, Step, Stepper
 
@@ -63,8 +65,10 @@ class GenerationLoop:
         limits: Limits = DEFAULT_LIMITS,
         cache_salt: bytes = b"",
         on_unhealthy: Callable[[str], None] = lambda reason: None,
+        observer: StepObserver = NO_OBSERVER,
     ) -> None:
         self._engine = engine
+        self._observer = observer
         self._step_seconds = limits.step_seconds
         self._scheduler = Scheduler(engine.capabilities, limits)
         self._preparer = Preparer(engine, encode_prompt, cache_salt)
@@ -99,16 +103,21 @@ class GenerationLoop:
         when too many wait already, :class:`~shoal.errors.EngineFailed`, and
         :class:`~shoal.errors.ModelUnavailable` when the loop is closed.
         """
+        progress = Progress(request.trace, now())
         answer = await self._prepare(request)
+        answer.progress = progress
+        progress.prepared = now()
         self._submit(answer)
         try:
             while True:
                 chunk = await answer.outbox.take()
+                progress.spoke()
                 yield chunk
                 if chunk.finish_reason is not None:
                     return
         finally:
             self._withdraw(answer.sequence)
+            progress.ended(answer.sequence)
 
     async def _prepare(self, request: Generate) -> Answer:
         self._check_open()
@@ -166,14 +175,25 @@ class GenerationLoop:
                 await self._arrival.wait()
                 continue
             self._step = Step(rows)
+            began = self._begin(rows)
             ended = loop.run_in_executor(self._engine_thread, self._stepper.run, self._step)
             # The loop's next look at its sockets lets go of the interpreter, so the engine begins before the delivery.
             await asyncio.sleep(0)
             self._deliver(news)
             outcomes = await self._outcomes(ended)
+            self._observer.stepped(len(rows), sum(len(planned.row.tokens) for planned in rows), now() - began)
             news = self._commit(self._step, outcomes)
             self._watch(self._step, outcomes)
             self._step = None
+
+    def _begin(self, rows: Iterable[Planned]) -> float:
+        """Note for each answer when it was first worked on. Returns the time."""
+        at = now()
+        for planned in rows:
+            answer = self._answers.get(planned.sequence)
+            if answer is not None and answer.progress is not None:
+                answer.progress.begun = answer.progress.begun or at
+        return at
 
     async def _outcomes(self, ended: asyncio.Future[list[Outcome]]) -> list[Outcome]:
         await asyncio.wait([ended], timeout=self._step_seconds)
