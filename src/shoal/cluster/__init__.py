@@ -2,6 +2,7 @@
 
 from shoal.cluster.membership import MAX_WORKERS, MOVES, Member, Membership
 from shoal.cluster.threads import CoreGrant, engine_environment, plan_cores, share_grant, step_environment
+from shoal.cluster.vigil import Patience, Verdict, Vigil
 
 __all__ = [
     "MAX_WORKERS",
@@ -9,6 +10,9 @@ __all__ = [
     "CoreGrant",
     "Member",
     "Membership",
+    "Patience",
+    "Verdict",
+    "Vigil",
     "engine_environment",
     "plan_cores",
     "share_grant",
