@@ -1,8 +1,7 @@
 """What a routing decision costs in fleets of different sizes: `python benchmarks/routing.py`.
 
-One decision here is all that a request costs: choose a replica, count the request in, and count it out again when it
-ends. As many requests as half of the fleet's capacity are in flight all the time, and each hundredth decision comes
-with a report of some worker.
+What is measured is all of a request's balancing: choose a replica, count the request in there, and out again when it
+ends. Requests for half of the fleet's capacity are in flight all the time, and with each hundredth some worker reports.
 """
 
 from __future__ import annotations
@@ -12,17 +11,19 @@ import random
 import statistics
 import time
 from collections import deque
+from contextlib import AbstractContextManager
+from typing import get_args
 
-from shoal.cluster import Membership
-from shoal.config import ModelConfig
-from shoal.load_balancer import POLICIES, Health
+from shoal.cluster import Member, Membership
+from shoal.config import Balancing, ModelConfig
+from shoal.load_balancer import Health
 from shoal.messages import Load, ModelInfo, Register, Resources, Status
 from shoal.model_registry import ModelSpec
 from shoal.router import route
 from shoal.types import ModelKind, ModelName, ModelState, WorkerId, WorkerState
 
 SIZES = (2, 10, 100, 1000)
-DECISIONS = 4000  # of one round
+REQUESTS = 4000  # of one round
 ROUNDS = 5
 CAPACITY = 16
 MODEL = ModelInfo(ModelName("model"), ModelKind.TENSOR, ModelState.READY)
@@ -49,57 +50,57 @@ def fleet(size: int, chance: random.Random) -> Membership:
     return members
 
 
-def measure(policy: str, size: int) -> list[float]:
-    """Seconds a decision, one figure a round."""
-    chance = random.Random(size)
-    members, health = fleet(size, chance), Health()
-    spec = ModelSpec(name=MODEL.name, kind=MODEL.kind, settings=ModelConfig(balancing=policy))  # type: ignore[arg-type]
-    by_id = {member.worker_id: member for member in members.members()}
-    names = list(by_id)
-    running: deque[WorkerId] = deque()
-    at = 100.0
+class Traffic:
+    """Requests that come and go under one policy."""
 
-    def decide(count: int) -> None:
-        nonlocal at
-        for number in range(count):
-            at += 0.001
-            decision = route(spec, fleet=members, health=health, now=at)
-            member = by_id[decision.worker_id]
-            attempt = health.begin(decision.worker_id, at)
-            place = member.occupied()
+    def __init__(self, policy: Balancing, size: int) -> None:
+        self._chance = random.Random(size)
+        self._fleet = fleet(size, self._chance)
+        self._health = Health()
+        self._spec = ModelSpec(name=MODEL.name, kind=MODEL.kind, settings=ModelConfig(balancing=policy))
+        self._members = {member.worker_id: member for member in self._fleet.members()}
+        self._names = list(self._members)
+        self._running: deque[AbstractContextManager[None]] = deque()
+        self._most = size * CAPACITY // 2
+        self._now = 100.0
+
+    def pass_by(self, requests: int) -> None:
+        for number in range(requests):
+            self._now += 0.001
+            decision = route(self._spec, fleet=self._fleet, health=self._health, now=self._now)
+            place = self._members[decision.worker_id].occupied()
             place.__enter__()
-            places.append(place)
-            del attempt
-            if len(places) > size * CAPACITY // 2:
-                places.popleft().__exit__(None, None, None)
+            self._running.append(place)
+            if len(self._running) > self._most:
+                self._running.popleft().__exit__(None, None, None)
             if number % 100 == 0:
-                told = by_id[chance.choice(names)]
-                members.reported(
-                    told,
-                    Status(told.worker_id, WorkerState.READY, Load(in_flight=told.in_flight), (MODEL,)),
-                    at,
-                )
+                self._report(self._members[self._chance.choice(self._names)])
 
-    from contextlib import AbstractContextManager
+    def _report(self, member: Member) -> None:
+        status = Status(member.worker_id, WorkerState.READY, Load(in_flight=member.in_flight), (MODEL,))
+        self._fleet.reported(member, status, self._now)
 
-    places: deque[AbstractContextManager[None]] = deque()
-    del running
-    decide(size * CAPACITY)
+
+def measure(policy: Balancing, size: int) -> float:
+    """Seconds a request: the median of the rounds."""
+    traffic = Traffic(policy, size)
+    traffic.pass_by(size * CAPACITY)
     rounds = []
     for _ in range(ROUNDS):
         gc.collect()
         began = time.perf_counter()
-        decide(DECISIONS)
-        rounds.append((time.perf_counter() - began) / DECISIONS)
-    return rounds
+        traffic.pass_by(REQUESTS)
+        rounds.append((time.perf_counter() - began) / REQUESTS)
+    return statistics.median(rounds)
 
 
 def main() -> None:
-    print(f"{'policy':>22} " + " ".join(f"{size:>7}" for size in SIZES) + f"   {SIZES[-1]}/{SIZES[0]}")
-    for policy in POLICIES:
-        figures = [statistics.median(measure(policy, size)) for size in SIZES]
+    print("µs a request: one decision, counted in and out")
+    print(f"{'replicas':>20} " + " ".join(f"{size:>7}" for size in SIZES) + f"   {SIZES[-1]}/{SIZES[0]}")
+    for policy in get_args(Balancing):
+        figures = [measure(policy, size) for size in SIZES]
         row = " ".join(f"{figure * 1e6:>7.1f}" for figure in figures)
-        print(f"{policy:>22} {row}   {figures[-1] / figures[0]:.2f}   µs a decision")
+        print(f"{policy:>20} {row}   {figures[-1] / figures[0]:.2f}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Final
 from shoal.load_balancer.replica import Replica
 from shoal.types import WorkerId
 
+_BLANKS: Final = 4  # useless draws, until what was drawn in vain is taken out for this once
 _TICKETS: Final = 1024  # for a weight of 1: whole numbers do not drift as sums of floats do
 
 
@@ -44,16 +45,16 @@ class Lottery:
         """So many different ones whose workers are not excluded, or as many as there are."""
         drawn: list[Replica] = []
         aside: list[tuple[int, int]] = []
+        blanks = 0
         while len(drawn) < count and self._tree[-1]:
             seat = self._seat_of(int(self._chance.random() * self._tree[-1]))
             replica = self._held[seat]
             assert replica is not None
-            if replica.worker_id not in excluded:
+            if replica not in drawn and replica.worker_id not in excluded:
                 drawn.append(replica)
-                if len(drawn) == count:
-                    break
-            aside.append((seat, self._tickets[seat]))
-            self._set(seat, 0)
+            elif (blanks := blanks + 1) > _BLANKS:
+                aside.append((seat, self._tickets[seat]))
+                self._set(seat, 0)
         for seat, tickets in aside:
             self._set(seat, tickets)
         return drawn

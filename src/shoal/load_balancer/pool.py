@@ -1,4 +1,4 @@
-"""The replicas of a model, or of one of its shards, as a coordinator sees them: who can take a request, near ones first."""
+"""The replicas of a model, or of one of its shards, as a coordinator sees them: who can take a request, who is near."""
 
 from __future__ import annotations
 
