@@ -22,6 +22,7 @@ from shoal.types import (
     ModelId,
     ModelKind,
     ModelName,
+    ModelPart,
     ModelState,
     RequestId,
     Sampling,
@@ -102,7 +103,7 @@ class Fleet:
         """``invited``: it does not know of the coordinator, which has to call."""
         runtime = NumbersRuntime(**script)
         config = WorkerConfig(host=host, coordinators=() if invited else (COORDINATOR,), capacity=capacity)
-        worker = Worker(config, {ModelId(MODEL): runtime}, self.network.at(host))
+        worker = Worker(config, {ModelPart(ModelId(MODEL)): runtime}, self.network.at(host))
         self.workers[host], self.runtimes[host] = worker, runtime
         await worker.start()
         return worker

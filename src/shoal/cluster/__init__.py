@@ -1,6 +1,7 @@
 """The fleet as state that events change, and the machine as cores that are dealt out."""
 
 from shoal.cluster.membership import MAX_WORKERS, MOVES, Member, Membership
+from shoal.cluster.shard_plan import deal_shards
 from shoal.cluster.threads import CoreGrant, engine_environment, plan_cores, share_grant, step_environment
 from shoal.cluster.vigil import Patience, Verdict, Vigil
 
@@ -13,6 +14,7 @@ __all__ = [
     "Patience",
     "Verdict",
     "Vigil",
+    "deal_shards",
     "engine_environment",
     "plan_cores",
     "share_grant",

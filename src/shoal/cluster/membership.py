@@ -15,7 +15,7 @@ from typing import Final
 from shoal.errors import Overloaded, ProtocolError
 from shoal.load_balancer import Pool, Replica
 from shoal.messages import Load, ModelInfo, Register, Status
-from shoal.types import ModelPart, WorkerId, WorkerState
+from shoal.types import ModelId, ModelPart, WorkerId, WorkerState
 
 _STARTING, _READY, _OVERLOADED = WorkerState.STARTING, WorkerState.READY, WorkerState.OVERLOADED
 _DRAINING, _GONE = WorkerState.DRAINING, WorkerState.GONE
@@ -52,6 +52,7 @@ class Member:
         self.state = registration.state
         self.suspect = False  # silent for too long
         self.reason = ""  # why it has gone
+        self.models: Mapping[ModelId, ModelInfo] = {}  # as it last told; of one in shards, the last of those
         self.replicas: dict[ModelPart, Replica] = {}
         self.told_models: tuple[ModelInfo, ...] = ()  # as in its last word
         self.load = Load()  # as it last told
@@ -63,10 +64,6 @@ class Member:
 
     def __repr__(self) -> str:
         return f"<Member {self.worker_id} {self.state}, {self.in_flight} of {self.capacity} in flight>"
-
-    @property
-    def models(self) -> Mapping[ModelPart, ModelInfo]:
-        return {part: replica.info for part, replica in self.replicas.items()}
 
     def told(self, load: Load, now: float) -> None:
         self.load, self.heard = load, now
@@ -197,6 +194,7 @@ class Membership:
         if models == member.told_models:
             return
         member.told_models = models
+        member.models = {info.id: info for info in models}
         told = {info.part: info for info in models}
         for part in member.replicas.keys() - told.keys():
             self._drop(member.replicas.pop(part), part)

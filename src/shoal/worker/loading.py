@@ -34,7 +34,7 @@ OnUnhealthy = Callable[[str], None]  # called once, with the reason, when an eng
 async def load_model(command: LoadModel, on_unhealthy: OnUnhealthy) -> ModelRuntime:
     """Load a model in this process. Raises :class:`ModelLoadFailed` that says what is missing."""
     spec = make_spec(str(ModelId(command.name, command.version)), msgspec.convert(command.settings, ModelConfig))
-    options = EngineOptions(command.threads, command.kv_tokens, command.max_sequences)
+    options = EngineOptions(command.threads, command.kv_tokens, command.max_sequences, command.shard)
     cache = Path(command.cache_dir)
     try:
         if spec.kind is ModelKind.GENERATE:
@@ -107,8 +107,10 @@ def _limits(spec: ModelSpec) -> BatchLimits:
     return BatchLimits(batching.max_rows, batching.max_wait, batching.max_queue_rows, batching.target_latency)
 
 
-def echo_runtime(spec: ModelSpec) -> TensorRuntime:
-    return tensor_runtime(spec, TensorPipeline(EchoEngine()))
+def echo_runtime(spec: ModelSpec, shard: int | None = None) -> TensorRuntime:
+    runtime = tensor_runtime(spec, TensorPipeline(EchoEngine()))
+    runtime.info = msgspec.structs.replace(runtime.info, shard=shard)
+    return runtime
 
 
 def encode(tokenizer: Tokenizer, prompt: Prompt) -> list[TokenId]:
