@@ -126,7 +126,7 @@ class ResponseCacheConfig(_Section, frozen=True):
 
 
 class ShardConfig(_Section, frozen=True):
-    count: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    count: Annotated[int, msgspec.Meta(ge=1, le=256)]
     by: Literal["hash", "consistent_hash", "range"] = "hash"
     key: str = ""  # the input whose rows choose their shard; empty: the request's key does
     bounds: tuple[str, ...] = ()  # for range: the first key of every shard but the first, in order

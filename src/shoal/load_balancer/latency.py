@@ -31,8 +31,8 @@ class PeakEwma:
         self._at = now
 
     def waited(self, seconds: float, now: float) -> None:
-        """Nothing came in so many seconds: it is as slow as that at least."""
-        if seconds > self._seconds:
+        """Nothing came in so many seconds: it is as slow as that at least. It tells nothing where nothing is known."""
+        if self._at is not None and seconds > self._seconds:
             self.observe(seconds, now)
 
     def seconds(self, now: float) -> float:
