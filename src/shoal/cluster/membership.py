@@ -119,7 +119,7 @@ class Membership:
 
     def count(self) -> Mapping[WorkerState, int]:
         """Members in each state; those that have gone are not counted."""
-        return self._count
+        return +self._count
 
     # -- events
 

@@ -91,10 +91,11 @@ class Pool:
         return len(self._serving)
 
     def usable(self, excluded: Collection[WorkerId] = ()) -> int:
-        """Replicas that may be asked, or might if they had room: those that serve and were well when last looked at."""
-        tried = (self._replicas.get(worker_id) for worker_id in excluded)
-        out = sum(replica in self._serving and replica not in self._parked for replica in tried if replica is not None)
-        return len(self._serving) - len(self._parked) - out
+        """Replicas that may be asked, or might if they had room: those that serve and are neither ejected, when they
+        were last looked at, nor silent."""
+        tried = [replica for worker_id in excluded if (replica := self._replicas.get(worker_id)) in self._serving]
+        out = sum(replica not in self._parked and replica not in self._suspects for replica in tried)
+        return len(self._serving) - len(self._parked) - len(self._suspects) - out
 
     def choose(
         self, balancing: str, health: Health, now: float, *, excluded: Container[WorkerId] = (), suspects: bool = False

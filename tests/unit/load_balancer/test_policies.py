@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -97,7 +98,7 @@ def test_weighted_turns_are_exact_over_a_cycle_and_as_even_as_those_of_nginx(wei
 
 def widest_gap(chosen: list[str], name: str) -> int:
     places = [index for index, other in enumerate(chosen * 2) if other == name]
-    return max(after - before for before, after in zip(places, places[1:], strict=False))
+    return max(after - before for before, after in pairwise(places))
 
 
 def test_who_was_away_gets_no_turns_after_the_fact() -> None:
