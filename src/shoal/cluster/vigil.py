@@ -13,8 +13,8 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds. With them a worker that is asked for something is suspected 0.6 s after its last word at most, one that
-    has nothing to do 0.95 s after it, with heartbeats each half second."""
+    """Seconds. With heartbeats each half second a worker that has requests of ours is suspected 0.7 s after its last
+    word at most, one that has nothing to do 0.95 s after it."""
 
     look: float = 0.05  # between two looks at everyone
     busy: float = 0.25  # silence of a worker that has requests of ours, until it is probed
@@ -67,4 +67,6 @@ class Vigil:
             return Verdict.PROBE
         if now - heard > patience.lost:
             return Verdict.LOST
-        return Verdict.SUSPECT if now - worker.probed > patience.answer else Verdict.WAIT
+        # The answer may be on a long way, or behind a long frame, while heartbeats still come.
+        overdue = now - heard > worker.heartbeat + patience.late
+        return Verdict.SUSPECT if overdue and now - worker.probed > patience.answer else Verdict.WAIT

@@ -49,7 +49,7 @@ class Watch:
         return next(at for at, found in self.verdicts if found is verdict)
 
 
-@pytest.mark.parametrize(("sent", "within"), [(0, 1.0), (3, 0.65)])
+@pytest.mark.parametrize(("sent", "within"), [(0, 1.0), (3, 0.7)])
 def test_a_silent_worker_is_probed_once_suspected_and_given_up(sent: int, within: float) -> None:
     watch = Watch(Worker(sent=sent))
     assert watch.silence(3.5) == [FINE, PROBE, WAIT, SUSPECT, LOST]
@@ -83,6 +83,13 @@ def test_one_word_clears_a_suspect_and_the_next_silence_is_measured_anew(silent:
     assert watch.worker.probed is None
     watch.verdicts.clear()
     assert watch.silence(0.4) == [FINE, PROBE, WAIT]
+
+
+def test_a_worker_far_away_whose_answers_to_probes_take_long_is_known_by_its_heartbeats() -> None:
+    watch = Watch(Worker(sent=1))
+    for _ in range(20):
+        assert watch.silence(0.55)[-1] is not SUSPECT
+        watch.speaks()
 
 
 def test_when_this_process_itself_slept_the_silence_is_not_theirs() -> None:

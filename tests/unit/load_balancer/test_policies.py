@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -96,8 +97,8 @@ def test_weighted_turns_are_exact_over_a_cycle_and_as_even_as_those_of_nginx(wei
         assert ours <= max(widest_gap(theirs, name), -(-cycle // weight) + len(names))
 
 
-def widest_gap(chosen: list[str], name: str) -> int:
-    places = [index for index, other in enumerate(chosen * 2) if other == name]
+def widest_gap(chosen: Sequence[str], name: str) -> int:
+    places = [index for index, other in enumerate([*chosen, *chosen]) if other == name]
     return max(after - before for before, after in pairwise(places))
 
 
