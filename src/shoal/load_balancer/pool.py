@@ -43,7 +43,7 @@ class Pool:
         self._balancing = ""  # the name of the policy
         self._policies: tuple[Policy, ...] = ()  # of the local tier and the remote one, once there is a policy
         self._replicas: dict[WorkerId, Replica] = {}
-        self._serving: set[Replica] = set()
+        self._serving: dict[Replica, None] = {}
         self._suspects: dict[Replica, None] = {}  # that serve and have room
         self._parked: dict[Replica, None] = {}  # ejected when they were last looked at
         self._newcomers: deque[Replica] = deque()
@@ -68,16 +68,16 @@ class Pool:
         replica.pool = None
         if self._replicas.get(replica.worker_id) is replica:
             del self._replicas[replica.worker_id]
-        self._serving.discard(replica)
+        self._serving.pop(replica, None)
         self._take_out(replica)
 
     def changed(self, replica: Replica) -> None:
         """Its model's state, or its worker's state or load."""
         if not replica.is_serving:
-            self._serving.discard(replica)
+            self._serving.pop(replica, None)
             self._take_out(replica)
             return
-        self._serving.add(replica)
+        self._serving[replica] = None
         if not replica.is_known:
             replica.is_known = True
             self._newcomers.append(replica)

@@ -209,3 +209,14 @@ def test_whatever_happens_a_choice_is_able_and_none_is_missed(
             assert waters.workers[chosen].zone == zone
         serving = {WorkerState.READY, WorkerState.OVERLOADED}
         assert waters.pool.serving == sum(worker.state in serving for worker in waters.workers.values())
+
+
+@pytest.mark.parametrize("balancing", POLICIES)
+def test_the_same_events_and_seed_give_the_same_choices(balancing: str) -> None:
+    def choices() -> list[str | None]:
+        waters = Waters(balancing, seed=3)
+        for number in range(20):
+            waters.add(f"w{number}", in_flight=number % 3, new=number % 2 == 0)
+        return [waters.ask(100.0 + number / 10) for number in range(150)]
+
+    assert choices() == choices()
