@@ -128,7 +128,7 @@ class Simulation:
         """The busiest replica's requests for its speed, over the mean of all."""
         shares = [
             replica.served / speed
-            for replica, speed in zip(self._replicas.values(), self._scenario.speeds, strict=True)
+            for replica, speed in zip(self._replicas.values(), self._scenario.speeds, strict=False)
         ]
         return max(shares) * len(shares) / sum(shares)
 

@@ -11,6 +11,7 @@ import random
 import statistics
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import get_args
 
@@ -23,8 +24,8 @@ from shoal.router import route
 from shoal.types import ModelKind, ModelName, ModelState, WorkerId, WorkerState
 
 SIZES = (2, 10, 100, 1000)
-REQUESTS = 4000  # of one round
-ROUNDS = 5
+REQUESTS = 1000  # of one round
+ROUNDS = 20
 CAPACITY = 16
 MODEL = ModelInfo(ModelName("model"), ModelKind.TENSOR, ModelState.READY)
 
@@ -81,26 +82,31 @@ class Traffic:
         self._fleet.reported(member, status, self._now)
 
 
-def measure(policy: Balancing, size: int) -> float:
-    """Seconds a request: the median of the rounds."""
-    traffic = Traffic(policy, size)
-    traffic.pass_by(size * CAPACITY)
-    rounds = []
-    for _ in range(ROUNDS):
+def measure(policy: Balancing) -> list[float]:
+    """Seconds a request in each size of fleet: the median of rounds that take turns."""
+    fleets = [Traffic(policy, size) for size in SIZES]
+    for traffic, size in zip(fleets, SIZES, strict=True):
+        traffic.pass_by(size * CAPACITY)
+    return [statistics.median(rounds) for rounds in zip(*(_round(fleets) for _ in range(ROUNDS)), strict=True)]
+
+
+def _round(fleets: Sequence[Traffic]) -> list[float]:
+    taken = []
+    for traffic in fleets:
         gc.collect()
         began = time.perf_counter()
         traffic.pass_by(REQUESTS)
-        rounds.append((time.perf_counter() - began) / REQUESTS)
-    return statistics.median(rounds)
+        taken.append((time.perf_counter() - began) / REQUESTS)
+    return taken
 
 
 def main() -> None:
     print("µs a request: one decision, counted in and out")
     print(f"{'replicas':>20} " + " ".join(f"{size:>7}" for size in SIZES) + f"   {SIZES[-1]}/{SIZES[0]}")
     for policy in get_args(Balancing):
-        figures = [measure(policy, size) for size in SIZES]
+        figures = measure(policy)
         row = " ".join(f"{figure * 1e6:>7.1f}" for figure in figures)
-        print(f"{policy:>20} {row}   {figures[-1] / figures[0]:.2f}")
+        print(f"{policy:>20} {row}   {figures[-1] / figures[0]:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class Patience:
     busy: float = 0.25  # silence of a worker that has requests of ours, until it is probed
     late: float = 0.1  # that a heartbeat may be overdue, until an idle worker is probed
     answer: float = 0.25  # for the answer to a probe, until it is suspected
-    lost: float = 3.0  # of silence, until a suspect's connection is closed
+    lost: float = 2.5  # after the probe, until a suspect's connection is closed
     own_pause: float = 0.2  # between two looks at least, to say that it was this process that slept
 
 
@@ -65,8 +65,8 @@ class Vigil:
         if worker.probed is None or worker.probed < heard:
             worker.probed = now
             return Verdict.PROBE
-        if now - heard > patience.lost:
-            return Verdict.LOST
         # The answer may be on a long way, or behind a long frame, while heartbeats still come.
         overdue = now - heard > worker.heartbeat + patience.late
-        return Verdict.SUSPECT if overdue and now - worker.probed > patience.answer else Verdict.WAIT
+        if not overdue or now - worker.probed <= patience.answer:
+            return Verdict.WAIT
+        return Verdict.SUSPECT if now - worker.probed <= patience.lost else Verdict.LOST

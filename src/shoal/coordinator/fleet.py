@@ -13,7 +13,7 @@ from shoal.clock import now
 from shoal.cluster import Member, Membership, Verdict, Vigil
 from shoal.errors import ConfigError, ProtocolError, WorkerLost
 from shoal.load_balancer import Health, Pool, Replica
-from shoal.messages import Deregister, Invite, Register, Registered, Status
+from shoal.messages import Deregister, Invite, ModelInfo, Register, Registered, Status
 from shoal.model_registry import Registry
 from shoal.rpc import Connection, Dialer, Handler, Hello, Network
 from shoal.telemetry import CoordinatorMetrics
@@ -92,7 +92,7 @@ class Fleet:
             "worker %s at %s registered with %s",
             member.worker_id,
             message.address,
-            ", ".join(f"{info.name} ({info.state})" for info in message.models) or "no models",
+            _listed(message.models),
             extra={"action": "worker_registered", "worker": member.worker_id},
         )
         return Registered(self._coordinator_id, self._heartbeat_interval)
@@ -107,7 +107,7 @@ class Fleet:
                 "worker %s is %s: %s",
                 member.worker_id,
                 member.state,
-                ", ".join(f"{info.name} ({info.state})" for info in message.models) or "no models",
+                _listed(message.models),
                 extra={"action": "worker_state", "worker": member.worker_id, "state": member.state},
             )
 
@@ -197,6 +197,12 @@ class Fleet:
                 what,
                 extra={"action": "worker_suspected" if suspect else "worker_healed", "worker": member.worker_id},
             )
+
+
+def _listed(models: Sequence[ModelInfo]) -> str:
+    names = (info.name if info.shard is None else f"{info.name}#{info.shard}" for info in models)
+    told = (f"{name} ({info.state})" for name, info in zip(names, models, strict=True))
+    return ", ".join(told) or "no models"
 
 
 async def _invite(connection: Connection) -> None:

@@ -55,7 +55,7 @@ def test_a_silent_worker_is_probed_once_suspected_and_given_up(sent: int, within
     assert watch.silence(3.5) == [FINE, PROBE, WAIT, SUSPECT, LOST]
     assert sum(verdict is PROBE for _, verdict in watch.verdicts) == 1
     assert watch.when(SUSPECT) < within
-    assert watch.when(LOST) == pytest.approx(Patience().lost, abs=0.1)
+    assert watch.when(LOST) - watch.when(PROBE) == pytest.approx(Patience().lost, abs=0.1)
 
 
 def test_a_worker_with_nothing_to_do_that_keeps_its_heartbeat_is_never_probed() -> None:
@@ -64,6 +64,14 @@ def test_a_worker_with_nothing_to_do_that_keeps_its_heartbeat_is_never_probed() 
         assert watch.silence(0.55)[-1] is FINE
         watch.speaks()
     assert {verdict for _, verdict in watch.verdicts} == {FINE}
+
+
+def test_a_worker_that_was_asked_for_rare_heartbeats_is_not_given_up_between_them() -> None:
+    watch = Watch(Worker(heartbeat=10.0))
+    for _ in range(3):
+        assert watch.silence(10.0) == [FINE]
+        watch.speaks()
+    assert watch.silence(11.0) == [FINE, PROBE, WAIT, SUSPECT]
 
 
 def test_a_busy_worker_that_answers_probes_is_never_suspected() -> None:
