@@ -99,6 +99,7 @@ class Fleet:
 
     def status(self, message: Status, connection: Connection) -> None:
         member = self._member(connection)
+        self._suspect(member, False)
         before = (member.state, member.told_models)
         self._membership.reported(member, message, now())
         if before != (member.state, member.told_models):
@@ -187,16 +188,18 @@ class Fleet:
             connection.ping()
         elif verdict is Verdict.LOST and not connection.is_closed:
             self._tasks.start(connection.close("it was silent for too long"), name="close suspect")
-        suspect = {Verdict.FINE: False, Verdict.SUSPECT: True}.get(verdict, member.suspect)
-        if suspect is not member.suspect:
-            self._membership.suspected(member, suspect)
-            what = "is silent and gets no requests" if suspect else "speaks again"
-            logger.warning(
-                "worker %s %s",
-                member.worker_id,
-                what,
-                extra={"action": "worker_suspected" if suspect else "worker_healed", "worker": member.worker_id},
-            )
+        self._suspect(member, {Verdict.FINE: False, Verdict.SUSPECT: True}.get(verdict, member.suspect))
+
+    def _suspect(self, member: Member, suspect: bool) -> None:
+        if suspect is member.suspect:
+            return
+        self._membership.suspected(member, suspect)
+        logger.warning(
+            "worker %s %s",
+            member.worker_id,
+            "is silent and gets no requests" if suspect else "speaks again",
+            extra={"action": "worker_suspected" if suspect else "worker_healed", "worker": member.worker_id},
+        )
 
 
 def _listed(models: Sequence[ModelInfo]) -> str:
