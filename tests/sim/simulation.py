@@ -103,7 +103,7 @@ class ShardRuntime(NumbersRuntime):
         self._shard = shard
         self._fails = fails
 
-    async def infer(self, request: Infer) -> Inferred:
+    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
         self.running.add(request.request_id)
         try:
             await asyncio.sleep(STEP)
@@ -112,7 +112,7 @@ class ShardRuntime(NumbersRuntime):
             await asyncio.sleep(STEP)
             self.steps += 1
             ids = request.inputs["id"]
-            return Inferred({"echo": ids, "shard": np.full(len(ids), self._shard)})
+            yield Inferred({"echo": ids, "shard": np.full(len(ids), self._shard)})
         finally:
             self.running.discard(request.request_id)
 
