@@ -136,13 +136,14 @@ class Fleet:
         invited: bool = False,
         capacity: int = 64,
         zone: str = "",
+        weight: float = 1.0,
         runtime: NumbersRuntime | None = None,
         **script: Any,
     ) -> Worker:
         """``invited``: it does not know of the coordinator, which has to call."""
         runtime = runtime or NumbersRuntime(**script)
         coordinators = () if invited else (COORDINATOR,)
-        config = WorkerConfig(host=host, coordinators=coordinators, capacity=capacity, zone=zone)
+        config = WorkerConfig(host=host, coordinators=coordinators, capacity=capacity, zone=zone, weight=weight)
         worker = Worker(config, {runtime.info.part: runtime}, self.network.at(host))
         self.workers[host], self.runtimes[host] = worker, runtime
         await worker.start()

@@ -96,6 +96,19 @@ def test_requests_stay_in_the_coordinators_zone_and_spill_over_when_it_is_full_o
     simulate(scenario())
 
 
+def test_a_worker_gets_work_as_its_configured_weight_says() -> None:
+    async def scenario() -> None:
+        async with fleet(specs=[numbers(balancing="weighted_round_robin")]) as f:
+            await f.add_worker("heavy", weight=3.0)
+            await f.add_worker("light")
+            await f.until_ready(2)
+            for _ in range(40):
+                await f.ask(1)
+            assert (f.runtimes["heavy"].steps, f.runtimes["light"].steps) == (30, 10)
+
+    simulate(scenario())
+
+
 # -- silence
 
 
