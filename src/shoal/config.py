@@ -6,9 +6,11 @@ is ``coordinator.port``: the path in capitals. Every value remembers where it ca
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,7 +34,7 @@ class CoordinatorConfig(_Section, frozen=True):
     workers: tuple[str, ...] = ()  # HOST:PORT of workers to call; others may register themselves
     max_in_flight: Count = 1024  # requests admitted at a time; beyond: 429
     request_timeout: Seconds = 300.0  # when the client sets no deadline
-    heartbeat_interval: Seconds = 1.0  # asked of the workers
+    heartbeat_interval: Seconds = 0.5  # asked of the workers
     drain_timeout: Seconds = 30.0
 
 
@@ -124,10 +126,39 @@ class ResponseCacheConfig(_Section, frozen=True):
 
 
 class ShardConfig(_Section, frozen=True):
-    count: Count
+    count: Annotated[int, msgspec.Meta(ge=1, le=256)]
     by: Literal["hash", "consistent_hash", "range"] = "hash"
     key: str = ""  # the input whose rows choose their shard; empty: the request's key does
     bounds: tuple[str, ...] = ()  # for range: the first key of every shard but the first, in order
+
+    def __post_init__(self) -> None:
+        if self.by != "range" and self.bounds:
+            raise ValueError(f"bounds are for shards by range, not by {self.by}")
+        if self.by == "range" and len(self.bounds) != self.count - 1:
+            raise ValueError(f"{self.count} ranges need {self.count - 1} bounds, not {len(self.bounds)}")
+        numbers = self.numeric_bounds
+        order: Sequence[Any] = self.bounds if numbers is None else numbers
+        if any(bound >= following for bound, following in pairwise(order)):
+            raise ValueError(f"bounds must ascend as {'text' if numbers is None else 'numbers'}")
+
+    @property
+    def numeric_bounds(self) -> tuple[float, ...] | None:
+        """The bounds if all of them are numbers: then keys are compared as such, else as text."""
+        try:
+            return tuple(map(parse_number, self.bounds)) or None
+        except ValueError:
+            return None
+
+
+def parse_number(text: str) -> float:
+    """Whole numbers keep all their digits. Raises :class:`ValueError`, also for what cannot be ordered."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if math.isnan(number):
+            raise
+        return number
 
 
 #: A step's name, or one name with its options.

@@ -20,6 +20,7 @@ from shoal.types import (
     ModelId,
     ModelKind,
     ModelName,
+    ModelPart,
     ModelState,
     Prompt,
     RequestId,
@@ -69,6 +70,7 @@ class Chunk(Message, frozen=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None  # with the last chunk
+    fallback: str = ""  # the model that answered in place of the one that was asked for
 
 
 class Infer(Message, frozen=True):
@@ -88,6 +90,7 @@ class Infer(Message, frozen=True):
 class Inferred(Message, frozen=True):
     outputs: dict[str, Array]
     last: bool = True
+    fallback: str = ""  # the model that answered in place of the one that was asked for
 
 
 class ListModels(Message, frozen=True):
@@ -119,6 +122,10 @@ class ModelInfo(Message, frozen=True):
     def id(self) -> ModelId:
         return ModelId(self.name, self.version)
 
+    @property
+    def part(self) -> ModelPart:
+        return ModelPart(self.id, self.shard)
+
 
 class Load(Message, frozen=True):
     """How busy a worker is."""
@@ -149,6 +156,7 @@ class Register(Message, frozen=True):
     models: tuple[ModelInfo, ...]
     zone: str = ""
     role: str = "both"  # prefill, decode or both
+    weight: float = 1.0  # its share of the work beside others of its capacity
 
 
 class Registered(Message, frozen=True):

@@ -35,6 +35,16 @@ class ModelId(NamedTuple):
         return f"{self.name}@{self.version}"
 
 
+class ModelPart(NamedTuple):
+    """What a replica is a copy of: a model, or one shard of it, written ``NAME@VERSION#SHARD``."""
+
+    model: ModelId
+    shard: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.model) if self.shard is None else f"{self.model}#{self.shard}"
+
+
 class FinishReason(StrEnum):
     STOP = "stop"  # end of sequence, or a stop string
     LENGTH = "length"  # max_tokens, or the context is full

@@ -6,31 +6,37 @@ Only the models are scripted: a runtime that answers with numbers, one each :dat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+import random
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
+import numpy as np
+
 from shoal.clock import ManualClockLoop
 from shoal.config import CoordinatorConfig, WorkerConfig
-from shoal.errors import EngineFailed
+from shoal.errors import EngineFailed, InvalidRequest
 from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo
-from shoal.model_registry import Registry
+from shoal.model_registry import ModelSpec, Registry
 from shoal.node import Coordinator
+from shoal.router import RoutingDecision
 from shoal.rpc import MemoryNetwork
 from shoal.types import (
     FinishReason,
-    ModelId,
     ModelKind,
     ModelName,
     ModelState,
     RequestId,
     Sampling,
+    Tensors,
     TextPrompt,
     Usage,
 )
 from shoal.worker.worker import Worker
 
 MODEL = ModelName("numbers")
+TABLE = ModelName("table")
 STEP = 0.02  # seconds a token takes
 COORDINATOR = "coordinator:9000"
 
@@ -57,7 +63,7 @@ class NumbersRuntime:
         asyncio.get_running_loop().call_later(self._loads_in, self._loaded)
 
     def _loaded(self) -> None:
-        self.info = _info(ModelState.READY)
+        self.info = msgspec.structs.replace(self.info, state=ModelState.READY)
         self._changed()
 
     async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
@@ -91,21 +97,57 @@ def _info(state: ModelState) -> ModelInfo:
     return ModelInfo(name=MODEL, kind=ModelKind.GENERATE, state=state)
 
 
+class ShardRuntime(NumbersRuntime):
+    """A shard of :data:`TABLE`: answers each ``id`` with itself, in ``echo``, and with the shard's number."""
+
+    def __init__(self, shard: int, *, fails: bool = False) -> None:
+        super().__init__()
+        self.info = ModelInfo(name=TABLE, kind=ModelKind.TENSOR, state=ModelState.READY, shard=shard)
+        self._shard = shard
+        self._fails = fails
+
+    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
+        self.running.add(request.request_id)
+        try:
+            await asyncio.sleep(STEP)
+            if self._fails:
+                raise InvalidRequest("this shard takes no such rows")
+            await asyncio.sleep(STEP)
+            self.steps += 1
+            ids = request.inputs["id"]
+            yield Inferred({"echo": ids, "shard": np.full(len(ids), self._shard)})
+        finally:
+            self.running.discard(request.request_id)
+
+
 class Fleet:
     """What a simulation holds: a coordinator, its workers by host, and the network between them."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, specs: Iterable[ModelSpec] = (), **settings: Any) -> None:
         self.network = MemoryNetwork("coordinator")
-        self.coordinator = Coordinator(CoordinatorConfig(**settings), Registry(), self.network)
+        self.coordinator = Coordinator(
+            CoordinatorConfig(**settings), Registry(specs), self.network, chance=random.Random(0)
+        )
         self.workers: dict[str, Worker] = {}
         self.runtimes: dict[str, NumbersRuntime] = {}
         self._requests = 0
 
-    async def add_worker(self, host: str, *, capacity: int = 64, invited: bool = False, **script: Any) -> Worker:
+    async def add_worker(
+        self,
+        host: str,
+        *,
+        invited: bool = False,
+        capacity: int = 64,
+        zone: str = "",
+        weight: float = 1.0,
+        runtime: NumbersRuntime | None = None,
+        **script: Any,
+    ) -> Worker:
         """``invited``: it does not know of the coordinator, which has to call."""
-        runtime = NumbersRuntime(**script)
-        config = WorkerConfig(host=host, coordinators=() if invited else (COORDINATOR,), capacity=capacity)
-        worker = Worker(config, {ModelId(MODEL): runtime}, self.network.at(host))
+        runtime = runtime or NumbersRuntime(**script)
+        coordinators = () if invited else (COORDINATOR,)
+        config = WorkerConfig(host=host, coordinators=coordinators, capacity=capacity, zone=zone, weight=weight)
+        worker = Worker(config, {runtime.info.part: runtime}, self.network.at(host))
         self.workers[host], self.runtimes[host] = worker, runtime
         await worker.start()
         return worker
@@ -115,13 +157,23 @@ class Fleet:
             while sum(member.state == "ready" for member in self.coordinator.fleet.members()) < workers:
                 await asyncio.sleep(0.01)
 
-    async def ask(self, tokens: int = 5, *, timeout: float = 60.0) -> str:
+    async def ask(self, tokens: int = 5, *, timeout: float = 60.0, model: ModelName = MODEL) -> str:
         """One request through the data plane; returns the text."""
-        self._requests += 1
-        request = Generate(
-            RequestId(f"request-{self._requests}"), MODEL, TextPrompt("count"), Sampling(max_tokens=tokens)
-        )
+        request = Generate(self._next_id(), model, TextPrompt("count"), Sampling(max_tokens=tokens))
         return "".join([chunk.text async for chunk in self.coordinator.plane.generate(request, timeout=timeout)])
+
+    async def look_up(self, ids: Sequence[int], *, timeout: float = 60.0) -> Tensors:
+        """Rows of :data:`TABLE`, each from its shard."""
+        request = Infer(self._next_id(), TABLE, {"id": np.array(ids)})
+        return (await self.coordinator.plane.infer(request, timeout=timeout)).outputs
+
+    def _next_id(self) -> RequestId:
+        self._requests += 1
+        return RequestId(f"request-{self._requests}")
+
+    def decisions(self) -> tuple[RoutingDecision, ...]:
+        """Of the request that was made last."""
+        return self.coordinator.dispatcher.decision(RequestId(f"request-{self._requests}"))
 
     def crash(self, host: str) -> None:
         """As kill -9: its connections break and it says nothing more."""
@@ -135,8 +187,8 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet(size: int = 0, **settings: Any) -> AsyncGenerator[Fleet, None]:
-    made = Fleet(**settings)
+async def fleet(size: int = 0, specs: Iterable[ModelSpec] = (), **settings: Any) -> AsyncGenerator[Fleet, None]:
+    made = Fleet(specs, **settings)
     listener = await made.network.listen(COORDINATOR, made.coordinator.server.accept)
     made.coordinator.start()
     try:

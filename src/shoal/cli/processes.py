@@ -83,6 +83,13 @@ def coordinator(
 @click.option("--host", help="Address to listen on; loopback unless told otherwise.")
 @click.option("--port", type=int, help="Port for coordinators.")
 @click.option("--model", "models", multiple=True, metavar="NAME[=URI]", help="A model to load; may be repeated.")
+@click.option(
+    "--replica",
+    "replicas",
+    multiple=True,
+    metavar="NAME[@VERSION][#SHARD]",
+    help="Which of the file's models to load, and which shard; may be repeated. All of them without it.",
+)
 @click.option("--coordinator", "coordinators", multiple=True, metavar="HOST:PORT", help="Where to register.")
 @click.option("--cpus", help="Cores to stay on, such as 0,1.")
 @click.option("--zone", help="Where it stands; coordinators prefer their own zone.")
@@ -96,6 +103,7 @@ def worker(
     host: str | None,
     port: int | None,
     models: tuple[str, ...],
+    replicas: tuple[str, ...],
     coordinators: tuple[str, ...],
     cpus: str | None,
     zone: str | None,
@@ -115,6 +123,7 @@ def worker(
         worker__port=port,
         worker__models=models,
         preproc__processes=preproc_processes,
+        worker__replicas=replicas,
         worker__coordinators=coordinators,
         worker__cpus=_cores(cpus),
         worker__zone=zone,

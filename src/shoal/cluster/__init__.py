@@ -1,7 +1,9 @@
 """The fleet as state that events change, and the machine as cores that are dealt out."""
 
 from shoal.cluster.membership import MAX_WORKERS, MOVES, Member, Membership
+from shoal.cluster.shard_plan import deal_shards
 from shoal.cluster.threads import CoreGrant, engine_environment, plan_cores, share_grant, step_environment
+from shoal.cluster.vigil import Patience, Verdict, Vigil
 
 __all__ = [
     "MAX_WORKERS",
@@ -9,6 +11,10 @@ __all__ = [
     "CoreGrant",
     "Member",
     "Membership",
+    "Patience",
+    "Verdict",
+    "Vigil",
+    "deal_shards",
     "engine_environment",
     "plan_cores",
     "share_grant",

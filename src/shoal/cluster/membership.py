@@ -5,6 +5,7 @@ The caller tells every event with the time at which it happened; nothing here wa
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +13,9 @@ from types import MappingProxyType
 from typing import Final
 
 from shoal.errors import Overloaded, ProtocolError
-from shoal.load_balancer import Replica
+from shoal.load_balancer import Pool, Replica
 from shoal.messages import Load, ModelInfo, Register, Status
-from shoal.router import Candidate
-from shoal.types import ModelId, WorkerId, WorkerState
+from shoal.types import ModelId, ModelPart, WorkerId, WorkerState
 
 _STARTING, _READY, _OVERLOADED = WorkerState.STARTING, WorkerState.READY, WorkerState.OVERLOADED
 _DRAINING, _GONE = WorkerState.DRAINING, WorkerState.GONE
@@ -34,7 +34,6 @@ MOVES: Final[Mapping[WorkerState, frozenset[WorkerState]]] = MappingProxyType(
 )
 
 MAX_WORKERS: Final = 4096
-MISSED_HEARTBEATS: Final = 3  # intervals without a word, until a worker is suspected
 _GONE_KEPT: Final = 32  # members that have gone, kept to say why
 
 
@@ -44,40 +43,51 @@ class Member:
     So whoever holds a member from before a restart cannot touch the one that came after.
     """
 
-    def __init__(self, registration: Register, now: float) -> None:
+    def __init__(self, registration: Register, now: float, *, heartbeat: float) -> None:
         self.registration = registration
+        self.worker_id = registration.worker_id
+        self.capacity = registration.capacity
+        self.weight = registration.weight
+        self.zone = registration.zone
         self.state = registration.state
+        self.suspect = False  # silent for too long
         self.reason = ""  # why it has gone
-        self.models: Mapping[ModelId, ModelInfo] = {info.id: info for info in registration.models}
+        self.models: Mapping[ModelId, ModelInfo] = {}  # as it last told; of one in shards, the last of those
+        self.replicas: dict[ModelPart, Replica] = {}
+        self.told_models: tuple[ModelInfo, ...] = ()  # as in its last word
         self.load = Load()  # as it last told
         self.heard = now  # when it last did
+        self.heartbeat = heartbeat  # seconds between its reports at most
+        self.probed: float | None = None  # when it was asked for a sign of life, if not since its last word
         self.sent = 0  # requests this coordinator has there
-        self._others = 0  # requests of other coordinators, when it last told
+        self.in_flight = 0  # those, counted exactly, and of other coordinators' as many as it last told of
 
     def __repr__(self) -> str:
-        return f"<Member {self.worker_id} {self.state}, {self.in_flight} of {self.registration.capacity} in flight>"
-
-    @property
-    def worker_id(self) -> WorkerId:
-        return self.registration.worker_id
-
-    @property
-    def in_flight(self) -> int:
-        """Our own are counted here, exactly; of the others it is as the worker last told."""
-        return self.sent + self._others
+        return f"<Member {self.worker_id} {self.state}, {self.in_flight} of {self.capacity} in flight>"
 
     def told(self, load: Load, now: float) -> None:
         self.load, self.heard = load, now
-        self._others = max(0, load.in_flight - self.sent)
+        self.in_flight = max(self.sent, load.in_flight)
 
     @contextmanager
     def occupied(self) -> Iterator[None]:
         """Counts a request of this coordinator's for as long as the worker has it."""
-        self.sent += 1
+        self._sent(1)
         try:
             yield
         finally:
-            self.sent -= 1
+            self._sent(-1)
+
+    def _sent(self, change: int) -> None:
+        self.sent += change
+        self.in_flight += change
+        self.changed()
+
+    def changed(self) -> None:
+        """Tell those who balance over its replicas."""
+        for replica in self.replicas.values():
+            if replica.pool is not None:
+                replica.pool.changed(replica)
 
     def move(self, state: WorkerState) -> None:
         """Come to a state, if :data:`MOVES` has the way there."""
@@ -86,12 +96,19 @@ class Member:
 
 
 class Membership:
-    """Every worker, by id. A worker that registers again takes the place of its earlier registration."""
+    """Every worker, by id. A worker that registers again takes the place of its earlier registration.
 
-    def __init__(self, *, heartbeat_interval: float) -> None:
-        self._patience = MISSED_HEARTBEATS * heartbeat_interval
+    ``zone`` is this coordinator's.
+    """
+
+    def __init__(self, *, heartbeat_interval: float, zone: str = "", chance: random.Random | None = None) -> None:
+        self._heartbeat_interval = heartbeat_interval
+        self._zone = zone
+        self._chance = chance or random.Random()
         self._members: dict[WorkerId, Member] = {}
         self._gone: dict[WorkerId, Member] = {}  # the longest ago first
+        self._pools: dict[ModelPart, Pool] = {}
+        self._count: Counter[WorkerState] = Counter()
 
     def __len__(self) -> int:
         return len(self._members)
@@ -102,7 +119,7 @@ class Membership:
 
     def count(self) -> Mapping[WorkerState, int]:
         """Members in each state; those that have gone are not counted."""
-        return Counter(member.state for member in self._members.values())
+        return +self._count
 
     # -- events
 
@@ -112,65 +129,99 @@ class Membership:
             raise ProtocolError(f"worker {message.worker_id} cannot register as {_GONE}")
         if message.worker_id not in self._members and len(self._members) >= MAX_WORKERS:
             raise Overloaded(f"this coordinator has {MAX_WORKERS} workers already, which is its limit")
-        if (earlier := self._members.pop(message.worker_id, None)) is not None:
-            earlier.state, earlier.reason = _GONE, "it registered again"
+        if (earlier := self._members.get(message.worker_id)) is not None:
+            self._move(earlier, _GONE)
+            self._retire(earlier, "it registered again")
         self._gone.pop(message.worker_id, None)
-        member = self._members[message.worker_id] = Member(message, now)
+        member = self._members[message.worker_id] = Member(message, now, heartbeat=self._heartbeat_interval)
+        self._count[member.state] += 1
+        self._has(member, message.models)
         return member
 
     def reported(self, member: Member, message: Status, now: float) -> bool:
         """A heartbeat; False, and nothing changes, when it comes from an earlier registration or is about another."""
         if not self._is_current(member) or message.worker_id != member.worker_id:
             return False
-        member.move(message.state)
+        self._move(member, message.state)
+        self._has(member, message.models)
+        member.told(message.load, now)
+        member.suspect = False
+        member.changed()
         if member.state is _GONE:
             self._retire(member, "it stopped")
-        member.models = {info.id: info for info in message.models}
-        member.told(message.load, now)
         return True
 
     def draining(self, member: Member) -> None:
         """It is being told to drain: it gets nothing new, even before it has heard of it."""
-        member.move(_DRAINING)
+        self._move(member, _DRAINING)
+
+    def suspected(self, member: Member, suspect: bool) -> None:
+        """It is silent, or has spoken again."""
+        if member.suspect is not suspect:
+            member.suspect = suspect
+            member.changed()
 
     def left(self, member: Member, reason: str) -> None:
         """It deregistered, its connection ended, or as a suspect it did not answer. Harmless when it has gone."""
         if self._is_current(member):
-            member.move(_GONE)
+            self._move(member, _GONE)
             self._retire(member, reason)
-
-    def suspects(self, now: float) -> list[Member]:
-        """Whose heartbeat is overdue."""
-        return [member for member in self._members.values() if now - member.heard > self._patience]
 
     # -- for the router
 
-    def candidates(self, model: ModelId, now: float) -> Sequence[Candidate]:
-        """Every worker that has the model, those that have just gone last."""
-        return [
-            _candidate(member, info, now)
-            for members in (self._members, self._gone)
-            for member in members.values()
-            if (info := member.models.get(model)) is not None
-        ]
+    def pool(self, part: ModelPart) -> Pool | None:
+        """The replicas of a model, or of one shard of it; None when there have never been any."""
+        return self._pools.get(part)
+
+    def replicas(self, part: ModelPart) -> Sequence[Replica]:
+        """Each one in the fleet, those of workers that have just gone last."""
+        gone = (member.replicas.get(part) for member in self._gone.values())
+        return [*self._pools.get(part, ()), *(replica for replica in gone if replica is not None)]
 
     def _is_current(self, member: Member) -> bool:
         return self._members.get(member.worker_id) is member
 
+    def _move(self, member: Member, state: WorkerState) -> None:
+        was = member.state
+        member.move(state)
+        if member.state is not was and self._is_current(member):
+            self._count[was] -= 1
+            self._count[member.state] += member.state is not _GONE
+            member.changed()
+
+    def _has(self, member: Member, models: tuple[ModelInfo, ...]) -> None:
+        """Bring its replicas in line with what it tells of its models."""
+        if models == member.told_models:
+            return
+        member.told_models = models
+        member.models = {info.id: info for info in models}
+        told = {info.part: info for info in models}
+        for part in member.replicas.keys() - told.keys():
+            self._drop(member.replicas.pop(part), part)
+        for part, info in told.items():
+            replica = member.replicas.get(part)
+            if replica is None:
+                replica = member.replicas[part] = Replica(member, info)
+                self._pool_of(part).add(replica)
+            else:
+                replica.info = info
+        member.changed()
+
+    def _pool_of(self, part: ModelPart) -> Pool:
+        if (pool := self._pools.get(part)) is None:
+            pool = self._pools[part] = Pool(zone=self._zone, chance=self._chance)
+        return pool
+
+    def _drop(self, replica: Replica, part: ModelPart) -> None:
+        pool = self._pools[part]
+        pool.remove(replica)
+        if not pool:
+            del self._pools[part]
+
     def _retire(self, member: Member, reason: str) -> None:
         member.reason = reason
+        for part, replica in member.replicas.items():
+            self._drop(replica, part)
         self._gone[member.worker_id] = self._members.pop(member.worker_id)
         if len(self._gone) > _GONE_KEPT:
             del self._gone[next(iter(self._gone))]
-
-
-def _candidate(member: Member, info: ModelInfo, now: float) -> Candidate:
-    replica = Replica(
-        worker_id=member.worker_id,
-        state=member.state,
-        capacity=member.registration.capacity,
-        in_flight=member.in_flight,
-        load_age=now - member.heard,
-        zone=member.registration.zone,
-    )
-    return Candidate(replica, info.state, member.reason or info.reason)

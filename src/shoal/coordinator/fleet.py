@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from shoal.aio import Tasks
 from shoal.clock import now
-from shoal.cluster import Member, Membership
+from shoal.cluster import Member, Membership, Verdict, Vigil
 from shoal.errors import ConfigError, ProtocolError, WorkerLost
-from shoal.load_balancer import Health
-from shoal.messages import Deregister, Invite, Register, Registered, Status
+from shoal.load_balancer import Health, Pool, Replica
+from shoal.messages import Deregister, Invite, ModelInfo, Register, Registered, Status
 from shoal.model_registry import Registry
-from shoal.router import Candidate
 from shoal.rpc import Connection, Dialer, Handler, Hello, Network
 from shoal.telemetry import CoordinatorMetrics
-from shoal.types import CoordinatorId, ModelId, ModelState, WorkerId, WorkerState
+from shoal.types import CoordinatorId, ModelId, ModelPart, WorkerId, WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,10 @@ INVITE_TIMEOUT = 5.0  # seconds
 
 
 class Fleet:
-    """Takes registrations and statuses, notices who has gone, and hands out connections."""
+    """Takes registrations and statuses, notices who is silent or has gone, and hands out connections.
+
+    ``zone`` is this coordinator's own.
+    """
 
     def __init__(
         self,
@@ -35,13 +38,16 @@ class Fleet:
         health: Health,
         metrics: CoordinatorMetrics,
         heartbeat_interval: float,
+        zone: str = "",
+        chance: random.Random | None = None,
     ) -> None:
         self._coordinator_id = coordinator_id
         self._registry = registry
         self._health = health
         self._metrics = metrics
         self._heartbeat_interval = heartbeat_interval  # seconds
-        self._membership = Membership(heartbeat_interval=heartbeat_interval)
+        self._membership = Membership(heartbeat_interval=heartbeat_interval, zone=zone, chance=chance)
+        self._vigil = Vigil()
         self._links: dict[Connection, Member] = {}
         self._connections: dict[WorkerId, Connection] = {}
         self._dialers: list[Dialer] = []
@@ -52,7 +58,7 @@ class Fleet:
         return f"<Fleet of {len(self._membership)} workers: {states or 'none'}>"
 
     def start(self) -> None:
-        self._tasks.start(self._watch(), name="watch heartbeats")
+        self._tasks.start(self._watch(), name="watch workers")
 
     def call(self, network: Network, address: str, hello: Hello, handler: Handler) -> None:
         """Keep a connection to a worker that does not know of this coordinator, and invite it."""
@@ -86,22 +92,23 @@ class Fleet:
             "worker %s at %s registered with %s",
             member.worker_id,
             message.address,
-            ", ".join(f"{info.name} ({info.state})" for info in message.models) or "no models",
+            _listed(message.models),
             extra={"action": "worker_registered", "worker": member.worker_id},
         )
         return Registered(self._coordinator_id, self._heartbeat_interval)
 
     def status(self, message: Status, connection: Connection) -> None:
         member = self._member(connection)
-        before = (member.state, member.models)
+        self._suspect(member, False)
+        before = (member.state, member.told_models)
         self._membership.reported(member, message, now())
-        self._metrics.workers(self._membership.count())
-        if before != (member.state, member.models):
+        if before != (member.state, member.told_models):
+            self._metrics.workers(self._membership.count())
             logger.info(
                 "worker %s is %s: %s",
                 member.worker_id,
                 member.state,
-                ", ".join(f"{info.name} ({info.state})" for info in message.models) or "no models",
+                _listed(message.models),
                 extra={"action": "worker_state", "worker": member.worker_id, "state": member.state},
             )
 
@@ -118,15 +125,20 @@ class Fleet:
 
     # -- for the data plane
 
-    def candidates(self, model: ModelId, now: float) -> Sequence[Candidate]:
-        return self._membership.candidates(model, now)
+    def pool(self, part: ModelPart) -> Pool | None:
+        return self._membership.pool(part)
+
+    def replicas(self, part: ModelPart) -> Sequence[Replica]:
+        return self._membership.replicas(part)
+
+    def replica(self, part: ModelPart, worker_id: WorkerId) -> Replica | None:
+        pool = self._membership.pool(part)
+        return None if pool is None else pool.get(worker_id)
 
     def is_ready(self, model: ModelId) -> bool:
-        return any(
-            candidate.model_state is ModelState.READY
-            and candidate.replica.state in (WorkerState.READY, WorkerState.OVERLOADED)
-            for candidate in self.candidates(model, now())
-        )
+        """Is there a worker for each of its shards that answers, though it may be full now?"""
+        pools = [self._membership.pool(part) for part in self._registry.parts(model)]
+        return all(pool is not None and pool.serving for pool in pools)
 
     def members(self) -> tuple[Member, ...]:
         return self._membership.members()
@@ -161,12 +173,39 @@ class Fleet:
             logger.warning("worker %s is lost: %r", member.worker_id, connection, extra={"action": "worker_lost"})
 
     async def _watch(self) -> None:
-        """A worker whose heartbeat stays away loses its connection, and with it everything else."""
+        """Look for silence: a suspect gets no requests; one that stays silent loses its connection, and with it all."""
         while True:
-            await asyncio.sleep(self._heartbeat_interval)
-            suspects = self._membership.suspects(now())
-            for connection in [link for link, member in self._links.items() if member in suspects]:
-                self._tasks.start(connection.close("no heartbeat"), name="close suspect")
+            await asyncio.sleep(self._vigil.patience.look)
+            at = now()
+            self._vigil.begin(at)
+            for connection, member in self._links.items():
+                verdict = self._vigil.judge(member, connection.heard, at)
+                if verdict is not Verdict.FINE or member.suspect:
+                    self._act(verdict, member, connection)
+
+    def _act(self, verdict: Verdict, member: Member, connection: Connection) -> None:
+        if verdict is Verdict.PROBE:
+            connection.ping()
+        elif verdict is Verdict.LOST and not connection.is_closed:
+            self._tasks.start(connection.close("it was silent for too long"), name="close suspect")
+        self._suspect(member, {Verdict.FINE: False, Verdict.SUSPECT: True}.get(verdict, member.suspect))
+
+    def _suspect(self, member: Member, suspect: bool) -> None:
+        if suspect is member.suspect:
+            return
+        self._membership.suspected(member, suspect)
+        logger.warning(
+            "worker %s %s",
+            member.worker_id,
+            "is silent and gets no requests" if suspect else "speaks again",
+            extra={"action": "worker_suspected" if suspect else "worker_healed", "worker": member.worker_id},
+        )
+
+
+def _listed(models: Sequence[ModelInfo]) -> str:
+    names = (info.name if info.shard is None else f"{info.name}#{info.shard}" for info in models)
+    told = (f"{name} ({info.state})" for name, info in zip(names, models, strict=True))
+    return ", ".join(told) or "no models"
 
 
 async def _invite(connection: Connection) -> None:

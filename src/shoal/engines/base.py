@@ -21,11 +21,12 @@ Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What the machine grants an engine; decided in one place for all that share it."""
+    """What the machine grants an engine, decided in one place for all that share it, and its part of its model."""
 
     threads: int = 1
     kv_tokens: int = 16384  # room in the KV cache, in tokens over all sequences
     max_sequences: int = 64
+    shard: int | None = None  # the part of the model's key space it serves; None: all of it
 
 
 class TensorEngine(ABC):

@@ -10,9 +10,10 @@
         def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {"y": inputs["x"] * 2}
 
-The method may also be called ``predict``. ``__init__`` takes nothing, or ``options`` (an
-:class:`~shoal.engines.base.EngineOptions`). ``close`` is called at the end, where there is one. Several requests
-share a run, one after the other along the first axis, unless the class says ``batchable = False``.
+The method may also be called ``predict``. ``__init__`` may take ``options`` (an
+:class:`~shoal.engines.base.EngineOptions`) and ``shard`` (its number, None where the model has no shards). ``close`` is
+called at the end, where there is one. Several requests share a run, one after the other along the first axis, unless
+the class says ``batchable = False``.
 
 A class that answers in parts has a method ``stream`` instead, which yields dicts, each with all rows of the inputs::
 
@@ -105,8 +106,9 @@ def _construct(target: str, options: EngineOptions) -> object:
     module, _, name = target.partition(":")
     try:
         made = getattr(importlib.import_module(module), name)
-        takes_options = "options" in inspect.signature(made).parameters
-        instance: object = made(options=options) if takes_options else made()
+        offered = {"options": options, "shard": options.shard}
+        taken = offered.keys() & inspect.signature(made).parameters.keys()
+        instance: object = made(**{name: offered[name] for name in taken})
     except Exception as error:  # the border to the user's code
         raise ModelLoadFailed(f"cannot load {target}: {type(error).__name__}: {error}") from error
     return instance

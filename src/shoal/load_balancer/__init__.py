@@ -1,16 +1,22 @@
 """Which replica takes a request, and which are better left alone for a while."""
 
 from shoal.load_balancer.health import Attempt, Health, HealthLimits, Outcome
-from shoal.load_balancer.policies import POLICIES, LeastConnections, Policy, Replica, eligible
+from shoal.load_balancer.latency import PeakEwma
+from shoal.load_balancer.policies import POLICIES, Policy
+from shoal.load_balancer.pool import Choice, Pool, Tier
+from shoal.load_balancer.replica import Replica, Worker
 
 __all__ = [
     "POLICIES",
     "Attempt",
+    "Choice",
     "Health",
     "HealthLimits",
-    "LeastConnections",
     "Outcome",
+    "PeakEwma",
     "Policy",
+    "Pool",
     "Replica",
-    "eligible",
+    "Tier",
+    "Worker",
 ]

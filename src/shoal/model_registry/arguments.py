@@ -85,6 +85,8 @@ def make_spec(model_id: str, settings: ModelConfig) -> ModelSpec:
         settings = msgspec.structs.replace(settings, uri=target + question + options)
     source = classify(target)
     family = BUILT_IN[target] if source is Source.BUILT_IN else _FAMILIES[source]
+    if settings.shards is not None and family.kind is ModelKind.GENERATE:
+        raise ConfigError(f"model '{model_id}' generates text; only a tensor model can be in shards", param="shards")
     return ModelSpec(
         name=name,
         version=version or FIRST_VERSION,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -10,7 +10,7 @@ from shoal.errors import ConfigError, ModelNotFound
 from shoal.messages import ModelInfo
 from shoal.model_registry.arguments import DEFAULT_ALIAS, parse_model_id
 from shoal.model_registry.spec import ModelSpec
-from shoal.types import ModelId, ModelKind, ModelName, Version
+from shoal.types import ModelId, ModelKind, ModelName, ModelPart, Version
 
 MAX_MODELS: Final = 16_384  # versions counted; metrics have a series a model
 _NAMES_SHOWN: Final = 20  # in an error
@@ -104,6 +104,12 @@ class Registry:
     def list(self) -> tuple[ModelSpec, ...]:
         """Every version of every model, in the order they were added."""
         return tuple(self._specs.values())
+
+    def parts(self, model: ModelId) -> Sequence[ModelPart]:
+        """What replicas of this model are copies of: all of it, or each of its shards."""
+        spec = self._specs.get(model)
+        shards = spec and spec.settings.shards
+        return [ModelPart(model, shard) for shard in (range(shards.count) if shards else (None,))]
 
     def is_live(self, model: ModelId) -> bool:
         return self._live.get(model.name) == model.version

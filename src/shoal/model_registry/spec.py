@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
 from shoal.config import ModelConfig
 from shoal.types import FIRST_VERSION, ModelId, ModelKind, ModelName, TensorSpec, Version
+
+_SHARD: Final = "{shard}"
 
 
 class Source(StrEnum):
@@ -45,6 +48,14 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def id(self) -> ModelId:
         return ModelId(self.name, self.version)
+
+    def of_shard(self, shard: int | None) -> ModelSpec:
+        """The same for one of its shards: ``{shard}`` in its URI becomes the number."""
+        uri = self.settings.uri
+        if shard is None or _SHARD not in uri:
+            return self
+        settings = msgspec.structs.replace(self.settings, uri=uri.replace(_SHARD, str(shard)))
+        return msgspec.structs.replace(self, settings=settings)
 
     @property
     def target(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import uuid
 
 from prometheus_client import CollectorRegistry
@@ -17,7 +18,7 @@ from shoal.coordinator.dispatch import Dispatcher
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.jobs import Jobs
 from shoal.coordinator.native import NativeSurface
-from shoal.load_balancer import Health, LeastConnections
+from shoal.load_balancer import Health
 from shoal.model_registry import Registry
 from shoal.node.models import configured_aliases, configured_models
 from shoal.rpc import Hello, Network, Server, TcpNetwork
@@ -35,6 +36,8 @@ class Coordinator:
         settings: CoordinatorConfig,
         registry: Registry,
         network: Network,
+        *,
+        chance: random.Random | None = None,
     ) -> None:
         self._settings = settings
         self._network = network
@@ -48,11 +51,14 @@ class Coordinator:
             health=health,
             metrics=self.metrics,
             heartbeat_interval=settings.heartbeat_interval,
+            zone=settings.zone,
+            chance=chance,
         )
+        self.dispatcher = Dispatcher(fleet=self.fleet, health=health, registry=registry, metrics=self.metrics)
         self.plane = DataPlane(
             registry=registry,
             fleet=self.fleet,
-            dispatcher=Dispatcher(fleet=self.fleet, health=health, policy=LeastConnections(), metrics=self.metrics),
+            dispatcher=self.dispatcher,
             admission=self.admission,
             metrics=self.metrics,
             request_timeout=settings.request_timeout,

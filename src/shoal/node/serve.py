@@ -12,6 +12,7 @@ from shoal.cluster import CoreGrant, plan_cores
 from shoal.config import Config
 from shoal.launchers.local import ChildProcess, keep_running
 from shoal.node.coordinator import CoordinatorNode
+from shoal.node.models import dealt_replicas
 
 
 class ServeNode:
@@ -24,6 +25,7 @@ class ServeNode:
         self._config = config
         self._file = file
         self._coordinator = CoordinatorNode(config)
+        self._replicas = dealt_replicas(config)  # of each worker
         self._workers = Tasks()
 
     async def start(self) -> str:
@@ -59,4 +61,6 @@ class ServeNode:
             command += ["--config", str(self._file)]
         for model in self._config.worker.models:
             command += ["--model", model]
+        for replica in self._replicas[index - 1]:
+            command += ["--replica", replica]
         return command

@@ -14,9 +14,9 @@ from shoal.config import Config, cache_folder
 from shoal.errors import ConfigError
 from shoal.messages import LoadModel
 from shoal.model_registry import Engine, ModelSpec, Source
-from shoal.node.models import configured_models
+from shoal.node.models import own_parts
 from shoal.rpc import TcpNetwork
-from shoal.types import ModelId
+from shoal.types import ModelPart
 from shoal.worker.engine_process import EngineProcess
 from shoal.worker.loading import echo_runtime
 from shoal.worker.runtime import ModelRuntime
@@ -27,10 +27,10 @@ class WorkerNode:
     """``stop_on_eof``: end with standard input, which is a pipe that only the parent holds."""
 
     def __init__(self, config: Config, *, stop_on_eof: bool = False) -> None:
-        specs = configured_models(config)
-        if not specs:
+        parts = own_parts(config)
+        if not parts:
             raise ConfigError("a worker needs at least one model, such as --model default", param="worker.models")
-        self._worker = Worker(config.worker, build_runtimes(config, specs), TcpNetwork())
+        self._worker = Worker(config.worker, build_runtimes(config, parts), TcpNetwork())
         self._drain_timeout = config.worker.drain_timeout
         self._stop_on_eof = stop_on_eof
 
@@ -52,17 +52,17 @@ class WorkerNode:
         await self._worker.stop(self._drain_timeout)
 
 
-def build_runtimes(config: Config, specs: Sequence[ModelSpec]) -> dict[ModelId, ModelRuntime]:
-    """A runtime for each model: echo in this process, every real engine in one of its own."""
+def build_runtimes(config: Config, parts: Sequence[tuple[ModelSpec, ModelPart]]) -> dict[ModelPart, ModelRuntime]:
+    """A runtime for each model or shard: echo in this process, every real engine in one of its own."""
     cpus = config.worker.cpus or tuple(sorted(os.sched_getaffinity(0)))
-    grant = share_grant(plan_cores(cpus, 1)[0], len(specs))
-    return {spec.id: _runtime(config, spec, grant) for spec in specs}
+    grant = share_grant(plan_cores(cpus, 1)[0], len(parts))
+    return {part: _runtime(config, spec.of_shard(part.shard), grant, part.shard) for spec, part in parts}
 
 
-def _runtime(config: Config, spec: ModelSpec, grant: CoreGrant) -> ModelRuntime:
+def _runtime(config: Config, spec: ModelSpec, grant: CoreGrant, shard: int | None) -> ModelRuntime:
     is_echo = spec.source is Source.BUILT_IN and spec.target == Engine.ECHO
     if is_echo and not spec.settings.preproc and not spec.settings.postproc:
-        return echo_runtime(spec)
+        return echo_runtime(spec, shard)
     command = LoadModel(
         name=spec.name,
         version=spec.version,
@@ -73,6 +73,7 @@ def _runtime(config: Config, spec: ModelSpec, grant: CoreGrant) -> ModelRuntime:
         max_sequences=config.engine.max_sequences,
         step_processes=config.preproc.processes,
         telemetry=msgspec.to_builtins(config.telemetry),
+        shard=shard,
     )
     return EngineProcess(command, spec.kind, cpus=config.worker.cpus, environment=engine_environment(grant))
 

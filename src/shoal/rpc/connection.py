@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         self._outbound = Outbound(self._protocol, self._writer, self._loss)
         self._keepalive = keepalive
         self._pulse: Pulse | None = None
+        self.heard = self._loop.time()  # when anything last came, on the loop's clock
         self._unsent = 0  # bytes the transport held when the pulse was last felt
         self._place = ""  # " at HOST:PORT", once it is known
         self._handshake_timeout = handshake_timeout
@@ -136,6 +137,11 @@ class Connection(asyncio.Protocol):
             raise error
         self._writer.write_unpaced(self._protocol.notify(serialize(message)))
 
+    def ping(self) -> None:
+        """Ask for a sign of life. It shows in :attr:`heard`, whatever the peer's handlers are doing."""
+        if not self.is_closed:
+            self._writer.write_unpaced(self._protocol.ping(os.urandom(PING_SIZE)))
+
     async def close(self, reason: str = "closed") -> None:
         """Say goodbye, end every call of either side, and wait until all is over."""
         if not self.is_closed:
@@ -166,8 +172,9 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_later(self._handshake_timeout, self._handshake_expired)
 
     def data_received(self, data: bytes) -> None:
+        self.heard = self._loop.time()
         if self._pulse is not None:
-            self._pulse.hear(self._loop.time())
+            self._pulse.hear(self.heard)
         for event in self._protocol.receive_data(data):
             if self.is_closed:
                 return
@@ -235,7 +242,7 @@ class Connection(asyncio.Protocol):
             self._abort("it was silent for too long")
             return
         if verdict is Verdict.PING:
-            self._writer.write_unpaced(self._protocol.ping(os.urandom(PING_SIZE)))
+            self.ping()
         self._timer = self._loop.call_later(again, self._feel_pulse)
 
     def _handshake_expired(self) -> None:

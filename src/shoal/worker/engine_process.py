@@ -166,7 +166,7 @@ class EngineProcess:
         except ShoalError as error:
             raise ModelLoadFailed(f"model '{self.info.name}': {error.message}") from error
         assert isinstance(info, ModelInfo)
-        self._connection, self.info = connection, info
+        self._connection, self.info = connection, msgspec.structs.replace(info, shard=self._command.shard)
         self._changed()
         return await self._end(process)
 

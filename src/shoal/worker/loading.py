@@ -36,7 +36,7 @@ OnUnhealthy = Callable[[str], None]  # called once, with the reason, when an eng
 async def load_model(command: LoadModel, on_unhealthy: OnUnhealthy, metrics: EngineMetrics) -> ModelRuntime:
     """Load a model in this process. Raises :class:`ModelLoadFailed` that says what is missing."""
     spec = make_spec(str(ModelId(command.name, command.version)), msgspec.convert(command.settings, ModelConfig))
-    options = EngineOptions(command.threads, command.kv_tokens, command.max_sequences)
+    options = EngineOptions(command.threads, command.kv_tokens, command.max_sequences, command.shard)
     cache = Path(command.cache_dir)
     try:
         if spec.kind is ModelKind.GENERATE:
@@ -136,9 +136,11 @@ def _limits(spec: ModelSpec) -> BatchLimits:
     return BatchLimits(batching.max_rows, batching.max_wait, batching.max_queue_rows, batching.target_latency)
 
 
-def echo_runtime(spec: ModelSpec) -> TensorRuntime:
+def echo_runtime(spec: ModelSpec, shard: int | None = None) -> TensorRuntime:
     """It runs no foreign code, so nothing of it can break or hang, and nothing is batched."""
-    return tensor_runtime(spec, TensorPipeline(EchoEngine()))
+    runtime = tensor_runtime(spec, TensorPipeline(EchoEngine()))
+    runtime.info = msgspec.structs.replace(runtime.info, shard=shard)
+    return runtime
 
 
 def encode(tokenizer: Tokenizer, prompt: Prompt) -> list[TokenId]:

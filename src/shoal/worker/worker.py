@@ -33,7 +33,7 @@ from shoal.messages import (
 )
 from shoal.rpc import Call, Connection, Dialer, Hello, Network, Server
 from shoal.rpc.network import join_address
-from shoal.types import FIRST_VERSION, ModelId, WorkerId, WorkerState
+from shoal.types import FIRST_VERSION, ModelId, ModelPart, WorkerId, WorkerState
 from shoal.worker.lifecycle import worker_state
 from shoal.worker.runtime import ModelRuntime
 
@@ -48,7 +48,7 @@ class Worker:
     def __init__(
         self,
         config: WorkerConfig,
-        runtimes: Mapping[ModelId, ModelRuntime],
+        runtimes: Mapping[ModelPart, ModelRuntime],
         network: Network,
         *,
         worker_id: WorkerId | None = None,
@@ -147,6 +147,7 @@ class Worker:
             models=self._models(),
             zone=self._config.zone,
             role=self._config.role,
+            weight=self._config.weight,
         )
         try:
             answer = await connection.call(message, timeout=REGISTER_TIMEOUT)
@@ -226,11 +227,12 @@ class Worker:
                 raise ProtocolError(f"a worker does not take {type(message).__name__}")
 
     def _runtime(self, message: Generate | Infer) -> ModelRuntime:
-        model = ModelId(message.model, message.version or FIRST_VERSION)
+        shard = message.shard if isinstance(message, Infer) else None
+        part = ModelPart(ModelId(message.model, message.version or FIRST_VERSION), shard)
         try:
-            return self._runtimes[model]
+            return self._runtimes[part]
         except KeyError:
-            raise ModelNotFound(f"this worker has no model '{model}'", param="model") from None
+            raise ModelNotFound(f"this worker has no model '{part}'", param="model") from None
 
     @contextmanager
     def _occupied(self) -> Iterator[None]:

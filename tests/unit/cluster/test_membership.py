@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -8,12 +9,14 @@ from hypothesis import strategies as st
 
 from shoal.cluster import MAX_WORKERS, MOVES, Member, Membership
 from shoal.errors import Overloaded, ProtocolError
+from shoal.load_balancer import Health
 from shoal.messages import Load, ModelInfo, Register, Resources, Status
-from shoal.types import ModelId, ModelKind, ModelName, ModelState, WorkerId, WorkerState
+from shoal.types import ModelId, ModelKind, ModelName, ModelPart, ModelState, WorkerId, WorkerState
 
 STARTING, READY, OVERLOADED, DRAINING, GONE = WorkerState
 A = WorkerId("a")
 FISH = ModelName("fish")
+PART = ModelPart(ModelId(FISH))
 
 
 def info(state: ModelState = ModelState.READY, reason: str = "") -> ModelInfo:
@@ -32,6 +35,12 @@ def status(state: WorkerState, *, worker: str = "a", in_flight: int = 0, model: 
 
 def fleet() -> Membership:
     return Membership(heartbeat_interval=1.0)
+
+
+def chosen(workers: Membership) -> str | None:
+    pool = workers.pool(PART)
+    choice = pool.choose("least_connections", Health(), 0.0) if pool else None
+    return choice.replica.worker_id if choice else None
 
 
 @pytest.mark.parametrize("to", WorkerState)
@@ -97,14 +106,14 @@ def test_a_worker_leaves_once_and_the_first_reason_stays() -> None:
     assert member.state is GONE
 
 
-def test_a_worker_is_suspected_when_its_heartbeat_is_overdue_and_cleared_by_a_word() -> None:
+def test_a_suspect_is_cleared_by_a_word() -> None:
     workers = fleet()
-    quiet = workers.registered(registration("a"), 0.0)
-    workers.registered(registration("b"), 2.0)
-    assert workers.suspects(3.0) == []
-    assert workers.suspects(3.1) == [quiet]
-    workers.reported(quiet, status(READY), 3.1)
-    assert workers.suspects(4.0) == []
+    member = workers.registered(registration(), 0.0)
+    workers.suspected(member, True)
+    assert chosen(workers) is None
+    workers.reported(member, status(READY), 3.1)
+    assert not member.suspect
+    assert chosen(workers) == "a"
 
 
 def test_members_are_counted_by_state() -> None:
@@ -123,21 +132,51 @@ def test_the_router_sees_each_worker_that_has_the_model_and_those_that_went_last
     member = workers.registered(registration("a"), 0.0)
     failed = info(ModelState.FAILED, "no such file")
     workers.reported(member, status(OVERLOADED, in_flight=2, model=failed), 1.0)
-    here, there = workers.candidates(ModelId(FISH), 3.0)
-    assert (here.worker_id, here.model_state, here.reason) == ("a", ModelState.FAILED, "no such file")
-    replica = here.replica
-    assert (replica.state, replica.in_flight, replica.capacity) == (OVERLOADED, 2, 4)
-    assert (replica.load_age, replica.zone) == (2.0, "east")
-    assert (there.worker_id, there.replica.state, there.reason) == ("gone", GONE, "its connection ended")
-    assert workers.candidates(ModelId(ModelName("salmon")), 3.0) == []
+    here, there = workers.replicas(PART)
+    assert (here.worker_id, here.info) == ("a", failed)
+    assert (here.worker.state, here.worker.in_flight, here.worker.capacity, here.worker.zone) == (
+        OVERLOADED,
+        2,
+        4,
+        "east",
+    )
+    assert (there.worker_id, there.worker.state, there.worker.reason) == ("gone", GONE, "its connection ended")
+    assert workers.replicas(ModelPart(ModelId(ModelName("salmon")))) == []
 
 
 def test_a_worker_that_has_come_back_is_seen_once() -> None:
     workers = fleet()
     workers.left(workers.registered(registration(instance="1"), 0.0), "it crashed")
     workers.registered(registration(instance="2"), 1.0)
-    (candidate,) = workers.candidates(ModelId(FISH), 1.0)
-    assert candidate.replica.state is READY
+    (replica,) = workers.replicas(PART)
+    assert replica.worker.state is READY
+
+
+def test_a_worker_may_have_several_shards_of_a_model() -> None:
+    workers = fleet()
+    shards = tuple(ModelInfo(FISH, ModelKind.TENSOR, ModelState.READY, shard=shard) for shard in (0, 2))
+    member = workers.registered(registration(models=shards), 0.0)
+    assert [len(workers.pool(ModelPart(ModelId(FISH), shard)) or ()) for shard in range(3)] == [1, 0, 1]
+    assert workers.pool(PART) is None
+    workers.reported(member, Status(A, READY, Load(), shards[1:]), 1.0)
+    assert workers.pool(ModelPart(ModelId(FISH), 0)) is None
+    assert list(member.replicas) == [ModelPart(ModelId(FISH), 2)]
+
+
+def test_every_event_shows_in_what_the_router_may_choose() -> None:
+    workers = fleet()
+    member = workers.registered(registration(state=STARTING, models=(info(ModelState.LOADING),)), 0.0)
+    assert chosen(workers) is None
+    workers.reported(member, status(READY), 1.0)
+    assert chosen(workers) == "a"
+    with member.occupied(), member.occupied(), member.occupied(), member.occupied():
+        assert chosen(workers) is None  # full
+    assert chosen(workers) == "a"
+    workers.reported(member, status(READY, in_flight=4), 2.0)
+    assert chosen(workers) is None  # full of others' requests
+    workers.reported(member, status(READY), 3.0)
+    workers.draining(member)
+    assert chosen(workers) is None
 
 
 def test_requests_count_from_the_moment_they_are_sent_until_they_end() -> None:
@@ -178,8 +217,8 @@ def test_of_those_that_went_only_some_are_kept() -> None:
     workers = fleet()
     for index in range(1000):
         workers.left(workers.registered(registration(f"w{index}"), 0.0), "it crashed")
-    kept = workers.candidates(ModelId(FISH), 0.0)
-    assert [candidate.worker_id for candidate in kept] == [f"w{index}" for index in range(968, 1000)]
+    assert [replica.worker_id for replica in workers.replicas(PART)] == [f"w{index}" for index in range(968, 1000)]
+    assert workers.pool(PART) is None
 
 
 EVENTS = st.lists(
@@ -213,3 +252,6 @@ def test_every_move_is_in_the_table_and_one_registration_of_a_worker_is_current(
             assert member.state is was or member.state in MOVES[was]
         assert set(workers.members()) == {member for member in seen if member.state is not GONE}
         assert len({member.worker_id for member in workers.members()}) == len(workers)
+        assert +Counter(workers.count()) == Counter(member.state for member in workers.members())
+        able = {member.worker_id for member in workers.members() if member.state is READY}
+        assert chosen(workers) in able if able else chosen(workers) is None

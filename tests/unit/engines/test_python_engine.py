@@ -35,6 +35,12 @@ class Predictor:
     def close(self):
         self.closed = True
 
+class OfAShard:
+    def __init__(self, shard):
+        self.shard = shard
+    def run(self, inputs):
+        return {"shard": np.array([self.shard])}
+
 class Broken:
     def run(self, inputs):
         raise ValueError("the flux capacitor is empty")
@@ -109,6 +115,11 @@ def test_predict_options_and_batchable_are_understood(make: Make) -> None:
     assert engine.run({"anything": np.zeros(1)})["threads"].tolist() == [3]
     engine.close()
     assert engine._model.closed  # type: ignore[attr-defined]
+
+
+def test_a_class_may_ask_which_shard_it_is(make: Make) -> None:
+    assert PythonEngine("users_model:OfAShard", EngineOptions(shard=2)).run({})["shard"].tolist() == [2]
+    assert PythonEngine("users_model:Doubler", EngineOptions(shard=2)).run({"x": np.ones((1, 2), np.float32)})
 
 
 def test_a_class_without_close_is_closed_in_silence(make: Make) -> None:

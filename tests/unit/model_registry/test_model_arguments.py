@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.config import ModelConfig, ShardConfig
 from shoal.errors import ConfigError
-from shoal.model_registry import BUILT_IN, Engine, Source, parse_model_argument
+from shoal.model_registry import BUILT_IN, Engine, Source, make_spec, parse_model_argument
 from shoal.model_store import CATALOG
 from shoal.types import ModelKind
 
@@ -94,3 +95,17 @@ def test_the_built_in_names_are_those_of_the_model_store_and_echo() -> None:
     for name, entry in CATALOG.items():
         assert BUILT_IN[name].kind is entry.kind
         assert entry.format in BUILT_IN[name].engines
+
+
+def test_the_number_of_a_shard_takes_its_place_in_the_uri() -> None:
+    shards = ShardConfig(count=3)
+    spec = make_spec("table@2", ModelConfig(uri="parts/table-{shard}.onnx?engine=onnx", shards=shards))
+    assert spec.of_shard(2).target == "parts/table-2.onnx"
+    assert spec.of_shard(2).id == spec.id
+    assert spec.of_shard(None) is spec
+
+
+def test_a_model_that_generates_cannot_be_in_shards() -> None:
+    with pytest.raises(ConfigError, match="only a tensor model can be in shards") as caught:
+        make_spec("m", ModelConfig(uri="smollm2", shards=ShardConfig(count=2)))
+    assert caught.value.param == "shards"

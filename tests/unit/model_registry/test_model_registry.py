@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.config import ModelConfig
+from shoal.config import ModelConfig, ShardConfig
 from shoal.errors import ConfigError, ModelNotFound
 from shoal.messages import ModelInfo
 from shoal.model_registry import MAX_MODELS, ModelSpec, Registry
@@ -93,6 +93,14 @@ def test_the_default_is_told_among_a_models_aliases() -> None:
     assert registry.aliases(TENSOR) == ("embed",)
     registry.add(model("other", "default"))
     assert registry.aliases(CHAT) == ("small", "tiny")
+
+
+def test_replicas_are_copies_of_all_of_a_model_or_of_each_of_its_shards() -> None:
+    settings = ModelConfig(shards=ShardConfig(count=2))
+    table = ModelSpec(name=ModelName("table"), kind=ModelKind.TENSOR, settings=settings)
+    registry = Registry([table, CHAT])
+    assert [str(part) for part in registry.parts(table.id)] == ["table@1#0", "table@1#1"]
+    assert [str(part) for part in registry.parts(CHAT.id)] == ["smollm2@1"]
 
 
 def test_only_a_models_own_name_is_contained() -> None:

@@ -1,26 +1,38 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import pytest
+from unit.load_balancer.fakes import FakeWorker
 
+from shoal.config import ModelConfig, ShardConfig
 from shoal.errors import ModelUnavailable, Overloaded, ShoalError
-from shoal.load_balancer import Health, LeastConnections, Replica
+from shoal.load_balancer import Health, Pool, Replica
+from shoal.messages import ModelInfo
 from shoal.model_registry import ModelSpec
-from shoal.router import Candidate, Reason, RoutingDecision, route
-from shoal.types import ModelId, ModelKind, ModelName, ModelState, WorkerId, WorkerState
+from shoal.router import Reason, RoutingDecision, route
+from shoal.types import ModelId, ModelKind, ModelName, ModelPart, ModelState, WorkerId, WorkerState
 
-MODEL = ModelName("fish")
-SPEC = ModelSpec(name=MODEL, kind=ModelKind.GENERATE)
+MODEL = ModelId(ModelName("fish"))
 READY, GONE = WorkerState.READY, WorkerState.GONE
+LOADING, FAILED = ModelState.LOADING, ModelState.FAILED
 
 
 class Fleet:
-    def __init__(self, candidates: Sequence[Candidate]) -> None:
-        self._candidates = candidates
+    def __init__(self, replicas: Sequence[Replica], *, zone: str = "", shard: int | None = None) -> None:
+        self._replicas = replicas
+        self._part = ModelPart(MODEL, shard)
+        self._pool = Pool(zone=zone, chance=random.Random(0))
+        for replica in replicas:
+            if replica.worker.state is not GONE:
+                self._pool.add(replica)
 
-    def candidates(self, model: ModelId, now: float) -> Sequence[Candidate]:
-        return self._candidates if model == SPEC.id else ()
+    def pool(self, part: ModelPart) -> Pool | None:
+        return self._pool if part == self._part and self._replicas else None
+
+    def replicas(self, part: ModelPart) -> Sequence[Replica]:
+        return self._replicas if part == self._part else ()
 
 
 def on(
@@ -30,50 +42,81 @@ def on(
     *,
     in_flight: int = 0,
     reason: str = "",
-) -> Candidate:
-    return Candidate(Replica(WorkerId(worker), state, 4, in_flight), model, reason)
+    zone: str = "",
+    suspect: bool = False,
+) -> Replica:
+    info = ModelInfo(MODEL.name, ModelKind.GENERATE, model, reason="" if state is GONE else reason)
+    fake = FakeWorker(WorkerId(worker), 4, in_flight, state=state, reason=reason, zone=zone, suspect=suspect)
+    return Replica(fake, info)
 
 
 def decide(
-    candidates: Sequence[Candidate], *, excluded: Sequence[str] = (), lost: Sequence[str] = ()
+    replicas: Sequence[Replica],
+    *,
+    excluded: Sequence[str] = (),
+    lost: Sequence[str] = (),
+    zone: str = "",
+    shard: int | None = None,
+    **more: object,
 ) -> RoutingDecision:
     health = Health()
     for worker in lost:
         health.connection_lost(WorkerId(worker), 0.0)
     return route(
-        SPEC,
-        fleet=Fleet(candidates),
+        ModelSpec(name=MODEL.name, kind=ModelKind.GENERATE),
+        fleet=Fleet(replicas, zone=zone, shard=shard),
         health=health,
-        policy=LeastConnections(),
         now=0.0,
+        shard=shard,
         excluded={WorkerId(worker) for worker in excluded},
+        **more,  # type: ignore[arg-type]
     )
-
-
-LOADING, FAILED = ModelState.LOADING, ModelState.FAILED
 
 
 def test_a_request_goes_to_a_worker_that_has_the_model_ready() -> None:
     decision = decide([on("a", LOADING), on("b", in_flight=2), on("c", in_flight=1)])
-    assert decision == RoutingDecision(SPEC, WorkerId("c"), "least_connections", Reason.POLICY, candidates=2)
-
-
-def test_the_decision_says_when_there_was_no_choice() -> None:
-    decision = decide([on("a"), on("b", FAILED), on("c", state=GONE)], lost=["c"])
-    assert (decision.worker_id, decision.reason) == ("a", Reason.ONLY_CANDIDATE)
-
-
-def test_a_retry_goes_to_a_worker_that_was_not_tried() -> None:
-    decision = decide([on("a"), on("b", in_flight=3)], excluded=["a"])
-    assert (decision.worker_id, decision.reason) == ("b", Reason.RETRY)
-
-
-def test_an_ejected_worker_is_passed_over() -> None:
-    assert decide([on("a"), on("b", in_flight=3)], lost=["a"]).worker_id == "b"
+    assert decision == RoutingDecision(MODEL, WorkerId("c"), "least_connections", Reason.POLICY, candidates=2)
 
 
 @pytest.mark.parametrize(
-    ("candidates", "excluded", "lost", "error", "says"),
+    ("replicas", "asked", "worker", "reason"),
+    [
+        pytest.param([on("a"), on("b", FAILED), on("c", state=GONE)], {}, "a", "only_candidate", id="no choice"),
+        pytest.param([on("a"), on("b", in_flight=3)], {"excluded": ["a"]}, "b", "retry", id="one was tried"),
+        pytest.param([on("a"), on("b", in_flight=3)], {"lost": ["a"]}, "b", "only_candidate", id="one is ejected"),
+        pytest.param(
+            [on("a", zone="e", in_flight=3), on("b", zone="w")], {"zone": "e"}, "a", "same_zone", id="its own zone"
+        ),
+        pytest.param(
+            [on("a", zone="e", in_flight=4), on("b", zone="w")], {"zone": "e"}, "b", "other_zone", id="its zone is full"
+        ),
+        pytest.param([on("a", suspect=True), on("b", in_flight=4)], {}, "a", "suspect", id="only a silent one"),
+        pytest.param([on("a"), on("b")], {"instead_of": ModelId(ModelName("x"))}, "a", "fallback_model", id="fallback"),
+    ],
+)
+def test_the_decision_says_why(replicas: list[Replica], asked: dict[str, object], worker: str, reason: str) -> None:
+    decision = decide(replicas, **asked)  # type: ignore[arg-type]
+    assert (decision.worker_id, decision.reason) == (worker, reason)
+    assert decision.zone == next(replica.worker.zone for replica in replicas if replica.worker_id == worker)
+    assert decision.instead_of == asked.get("instead_of")
+
+
+def test_the_policy_is_the_models_own() -> None:
+    spec = ModelSpec(name=MODEL.name, kind=ModelKind.GENERATE, settings=ModelConfig(balancing="round_robin"))
+    fleet = Fleet([on("a", in_flight=3), on("b")])
+    chosen = [route(spec, fleet=fleet, health=Health(), now=0.0) for _ in range(4)]
+    assert {decision.policy for decision in chosen} == {"round_robin"}
+    assert [decision.worker_id for decision in chosen] == list("abab")
+
+
+def test_each_shard_has_replicas_of_its_own() -> None:
+    assert decide([on("a")], shard=2).shard == 2
+    with pytest.raises(ModelUnavailable, match="shard 1 of model 'fish' is ready nowhere: a is loading it"):
+        decide([on("a", LOADING)], shard=1)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "excluded", "lost", "error", "says"),
     [
         pytest.param([], "", "", ModelUnavailable, "no worker has it", id="nobody has it now"),
         pytest.param([on("a", LOADING)], "", "", ModelUnavailable, "a is loading it", id="it is loading"),
@@ -126,10 +169,22 @@ def test_an_ejected_worker_is_passed_over() -> None:
     ],
 )
 def test_without_a_worker_the_error_says_why(
-    candidates: Sequence[Candidate], excluded: str, lost: str, error: type[ShoalError], says: str
+    replicas: Sequence[Replica], excluded: str, lost: str, error: type[ShoalError], says: str
 ) -> None:
     with pytest.raises(error) as caught:
-        decide(candidates, excluded=excluded, lost=lost)
+        decide(replicas, excluded=excluded, lost=lost)
     assert type(caught.value) is error
     assert caught.value.message.endswith(says) or says in caught.value.message
     assert caught.value.retry_after == 1.0
+
+
+def test_silent_workers_are_left_out_on_demand() -> None:
+    with pytest.raises(ModelUnavailable, match="a is silent"):
+        decide([on("a", suspect=True)], suspects=False)
+
+
+def test_a_model_in_shards_is_not_found_under_no_shard() -> None:
+    settings = ModelConfig(shards=ShardConfig(count=2))
+    spec = ModelSpec(name=MODEL.name, kind=ModelKind.TENSOR, settings=settings)
+    with pytest.raises(ModelUnavailable, match="no worker has it"):
+        route(spec, fleet=Fleet([on("a")], shard=0), health=Health(), now=0.0)

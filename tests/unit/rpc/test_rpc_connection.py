@@ -610,6 +610,18 @@ async def test_a_quiet_peer_that_answers_pings_is_kept(make_pair: MakePair) -> N
         await pair.left.call(ASK, timeout=600)
 
 
+async def test_a_ping_brings_a_sign_of_life_without_any_handler(make_pair: MakePair) -> None:
+    pair = await make_pair()
+    await asyncio.sleep(5)
+    heard = pair.left.heard
+    pair.left.ping()
+    await asyncio.sleep(0.01)
+    assert pair.left.heard == pytest.approx(5, abs=0.01)
+    assert heard == 0
+    await pair.left.close()
+    pair.left.ping()  # nobody is there any more
+
+
 async def test_a_peer_that_slowly_takes_a_long_frame_is_not_silent(make_pair: MakePair) -> None:
     pair = await make_pair(echo, keepalive=Keepalive(interval=2, timeout=1))
     pair.right._transport.pause_reading()

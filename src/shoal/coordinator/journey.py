@@ -1,0 +1,35 @@
+"""What one request has been through on its way to an answer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from shoal.coordinator.observation import Observation
+from shoal.errors import ShoalError
+from shoal.model_registry import ModelSpec
+from shoal.types import ModelId, ModelPart, WorkerId
+
+
+class Journey:
+    """``deadline`` is on the loop's clock."""
+
+    def __init__(self, asked_for: ModelSpec, deadline: float, observation: Observation) -> None:
+        self.asked_for = asked_for
+        self.deadline = deadline
+        self.observation = observation
+        self.tried: defaultdict[ModelPart, set[WorkerId]] = defaultdict(set)
+        self._failures: dict[str, ShoalError] = {}  # by model, in the order in which they were asked
+
+    def failed(self, model: ModelId | str, error: ShoalError) -> None:
+        """This model cannot answer; the first reason stays."""
+        name = model if isinstance(model, str) or model.name == self.asked_for.name else model.name
+        self._failures.setdefault(str(name), error)
+
+    def final_error(self) -> ShoalError:
+        """The error of the model that was asked for, which names those that were to stand in for it and why not."""
+        (first, *others) = self._failures.items()
+        if not others:
+            return first[1]
+        why = "".join(f"; in its place '{name}': {error.message}" for name, error in others)
+        error = first[1]
+        return type(error)(error.message + why, param=error.param, retry_after=error.retry_after)

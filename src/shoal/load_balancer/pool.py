@@ -1,0 +1,177 @@
+"""The replicas of a model, or of one of its shards, as a coordinator sees them: who can take a request, who is near."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Collection, Container, Iterator
+from enum import Enum, auto
+from typing import Final
+
+import msgspec
+
+from shoal.load_balancer.health import Health
+from shoal.load_balancer.policies import POLICIES, Policy
+from shoal.load_balancer.replica import Replica
+from shoal.types import WorkerId
+
+_TENDED: Final = 4  # newcomers and ejected replicas looked at before each choice: its cost stays the same in any fleet
+
+
+class Tier(Enum):
+    """Where a replica was found. The earlier, the better."""
+
+    LOCAL = auto()  # in the coordinator's zone, or zones play no part
+    REMOTE = auto()
+    SUSPECT = auto()  # its worker is silent; perhaps it only takes a breath
+
+
+_TIERS: Final = (Tier.LOCAL, Tier.REMOTE)  # that a policy chooses in
+
+
+class Choice(msgspec.Struct, frozen=True):
+    replica: Replica
+    tier: Tier
+
+
+class Pool:
+    """Every event of a replica or its worker is told to :meth:`changed`, so that a choice need not look at all."""
+
+    def __init__(self, *, zone: str, chance: random.Random) -> None:
+        self.zone = zone  # of the coordinator; empty: all zones are alike
+        self._chance = chance
+        self._balancing = ""  # the name of the policy
+        self._policies: tuple[Policy, ...] = ()  # of the local tier and the remote one, once there is a policy
+        self._replicas: dict[WorkerId, Replica] = {}
+        self._serving: dict[Replica, None] = {}
+        self._suspects: dict[Replica, None] = {}  # that serve and have room
+        self._parked: dict[Replica, None] = {}  # ejected when they were last looked at
+        self._newcomers: deque[Replica] = deque()
+
+    def __len__(self) -> int:
+        return len(self._replicas)
+
+    def __iter__(self) -> Iterator[Replica]:
+        return iter(self._replicas.values())
+
+    def get(self, worker_id: WorkerId) -> Replica | None:
+        return self._replicas.get(worker_id)
+
+    # -- events
+
+    def add(self, replica: Replica) -> None:
+        replica.pool = self
+        self._replicas[replica.worker_id] = replica
+        self.changed(replica)
+
+    def remove(self, replica: Replica) -> None:
+        replica.pool = None
+        if self._replicas.get(replica.worker_id) is replica:
+            del self._replicas[replica.worker_id]
+        self._serving.pop(replica, None)
+        self._take_out(replica)
+
+    def changed(self, replica: Replica) -> None:
+        """Its model's state, or its worker's state or load."""
+        if not replica.is_serving:
+            self._serving.pop(replica, None)
+            self._take_out(replica)
+            return
+        self._serving[replica] = None
+        if not replica.is_known:
+            replica.is_known = True
+            self._newcomers.append(replica)
+        self._seat(replica)
+
+    # -- choices
+
+    @property
+    def serving(self) -> int:
+        """Replicas that answer, those that are full or ejected included."""
+        return len(self._serving)
+
+    def usable(self, excluded: Collection[WorkerId] = ()) -> int:
+        """Replicas that may be asked, or might if they had room: those that serve and are neither ejected, when they
+        were last looked at, nor silent."""
+        tried = [replica for worker_id in excluded if (replica := self._replicas.get(worker_id)) in self._serving]
+        out = sum(replica not in self._parked and replica not in self._suspects for replica in tried)
+        return len(self._serving) - len(self._parked) - len(self._suspects) - out
+
+    def choose(
+        self, balancing: str, health: Health, now: float, *, excluded: Container[WorkerId] = (), suspects: bool = False
+    ) -> Choice | None:
+        """A replica that can take a request. ``suspects``: of a silent worker, if there is no other.
+
+        ``balancing`` is a name in :data:`POLICIES`.
+        """
+        if balancing != self._balancing:
+            self._balance_by(balancing)
+        self._tend(health, now, _TENDED)
+        choice = self._choose(health, now, excluded)
+        if choice is None and len(self._parked) > _TENDED:
+            self._tend(health, now, len(self._parked))
+            choice = self._choose(health, now, excluded)
+        if choice is None and suspects:
+            return self._choose_suspect(health, now, excluded)
+        return choice
+
+    def _choose(self, health: Health, now: float, excluded: Container[WorkerId]) -> Choice | None:
+        for tier, policy in zip(_TIERS, self._policies, strict=True):
+            while (replica := policy.choose(now, excluded)) is not None:
+                if health.available(replica.worker_id, now):
+                    return Choice(replica, tier)
+                policy.discard(replica)
+                self._parked[replica] = None
+        return None
+
+    def _choose_suspect(self, health: Health, now: float, excluded: Container[WorkerId]) -> Choice | None:
+        for replica in self._suspects:
+            if replica.worker_id not in excluded and health.available(replica.worker_id, now):
+                return Choice(replica, Tier.SUSPECT)
+        return None
+
+    # -- who is with the policy
+
+    def _policy(self, replica: Replica) -> Policy:
+        return self._policies[0 if not self.zone or replica.worker.zone == self.zone else 1]
+
+    def _balance_by(self, balancing: str) -> None:
+        self._balancing = balancing
+        make = POLICIES[balancing]
+        self._policies = tuple(make(self._chance) for _ in _TIERS)
+        for replica in self._serving:
+            self._seat(replica)
+
+    def _seat(self, replica: Replica) -> None:
+        if not replica.has_room:
+            self._take_out(replica)
+        elif replica.worker.suspect:
+            self._take_out(replica)
+            self._suspects[replica] = None
+        elif replica not in self._parked:
+            self._suspects.pop(replica, None)
+            if self._policies:
+                self._policy(replica).put(replica)
+
+    def _take_out(self, replica: Replica) -> None:
+        self._parked.pop(replica, None)
+        self._suspects.pop(replica, None)
+        if self._policies:
+            self._policy(replica).discard(replica)
+
+    def _tend(self, health: Health, now: float, at_most: int) -> None:
+        """Let some newcomers grow, and some of the parked back whose ejection is over."""
+        for _ in range(min(_TENDED, len(self._newcomers))):
+            replica = self._newcomers.popleft()
+            replica.grow(now)
+            if replica.pool is self:
+                self.changed(replica)
+                if replica.share < 1:
+                    self._newcomers.append(replica)
+        for _ in range(min(at_most, len(self._parked))):
+            replica = next(iter(self._parked))
+            del self._parked[replica]
+            if health.available(replica.worker_id, now):
+                self._seat(replica)
+            else:
+                self._parked[replica] = None
