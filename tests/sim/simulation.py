@@ -70,7 +70,7 @@ class NumbersRuntime:
         self.running.add(request.request_id)
         try:
             total = request.sampling.max_tokens or 1
-            for index in range(total):
+            for index in range(len(request.output), total):
                 await asyncio.sleep(STEP)
                 self.steps += 1
                 if index == self._breaks_at:

@@ -9,7 +9,7 @@ import pytest
 from sim.simulation import MODEL, Fleet, counting, fleet, simulate
 
 from shoal.clock import now
-from shoal.errors import DeadlineExceeded, Draining, ModelNotFound, ModelUnavailable, Overloaded, ShoalError, WorkerLost
+from shoal.errors import DeadlineExceeded, Draining, ModelNotFound, ModelUnavailable, Overloaded, ShoalError
 from shoal.types import WorkerState
 
 
@@ -62,7 +62,7 @@ def test_a_request_goes_to_another_worker_as_long_as_nothing_was_sent() -> None:
     simulate(scenario())
 
 
-def test_a_request_whose_answer_has_begun_fails_with_a_reason() -> None:
+def test_an_answer_that_no_worker_can_go_on_with_fails_with_a_reason() -> None:
     async def scenario() -> None:
         async with fleet() as f:
             await f.add_worker("w1", breaks_at=3)
@@ -74,18 +74,17 @@ def test_a_request_whose_answer_has_begun_fails_with_a_reason() -> None:
     simulate(scenario())
 
 
-def test_a_crashed_worker_fails_its_begun_requests_at_once_and_is_out_of_rotation() -> None:
+def test_a_crashed_worker_is_out_of_rotation_at_once_and_its_answers_go_on_elsewhere() -> None:
     async def scenario() -> None:
         async with fleet(2) as f:
             asked = [asyncio.create_task(f.ask(100)) for _ in range(20)]
             await asyncio.sleep(1.0)
             crashed_at = now()
             f.crash("w1")
-            results = await asyncio.gather(*asked, return_exceptions=True)
-            lost = [result for result in results if isinstance(result, WorkerLost)]
-            assert len(lost) == 10
-            assert [result for result in results if isinstance(result, str)] == [counting(100)] * 10
-            assert now() - crashed_at < 3
+            await asyncio.sleep(0.2)
+            assert [member.state for member in f.coordinator.fleet.members()] == [WorkerState.READY]
+            assert await asyncio.gather(*asked) == [counting(100)] * 20
+            assert now() - crashed_at < 1.2  # as long as without the crash
             assert [member.state for member in f.coordinator.fleet.members()] == [WorkerState.READY]
             assert await f.ask() == counting(5)
             f.assert_nothing_is_left()
@@ -104,17 +103,14 @@ def test_requests_that_wait_for_their_first_token_survive_a_crash() -> None:
     simulate(scenario())
 
 
-def test_a_silent_partition_is_noticed_and_ends_every_request() -> None:
+def test_a_silent_partition_is_noticed_and_answers_go_on_elsewhere() -> None:
     async def scenario() -> None:
         async with fleet(2) as f:
-            asked = [asyncio.create_task(f.ask(1000)) for _ in range(4)]
+            asked = [asyncio.create_task(f.ask(200)) for _ in range(4)]
             await asyncio.sleep(1.0)
-            began = now()
             f.network.faults("w1").partition()  # nobody is told
-            await asyncio.wait(asked, return_when=asyncio.FIRST_EXCEPTION)
-            assert now() - began < 5
-            results = await asyncio.gather(*asked, return_exceptions=True)
-            assert sum(isinstance(result, WorkerLost) for result in results) == 2
+            assert await asyncio.gather(*asked) == [counting(200)] * 4
+            assert now() < 4.0 + 1.0 + 0.5  # as long as without the silence, and less than a second more
             f.network.faults("w1").heal()
             await f.until_ready(2)  # it comes back by itself
             f.assert_nothing_is_left()

@@ -188,7 +188,10 @@ class Fleet:
             connection.ping()
         elif verdict is Verdict.LOST and not connection.is_closed:
             self._tasks.start(connection.close("it was silent for too long"), name="close suspect")
-        self._suspect(member, {Verdict.FINE: False, Verdict.SUSPECT: True}.get(verdict, member.suspect))
+        suspect = {Verdict.FINE: False, Verdict.SUSPECT: True}.get(verdict, member.suspect)
+        if suspect and not member.suspect:
+            connection.give_up_calls("it is silent")  # whoever waits for it goes on elsewhere
+        self._suspect(member, suspect)
 
     def _suspect(self, member: Member, suspect: bool) -> None:
         if suspect is member.suspect:

@@ -1,18 +1,25 @@
-"""One request to one model, or to a shard of it: route, send, and try the next worker while nothing has come back."""
+"""One request to one model, or to a shard of it: route, send, and when a worker fails, go on with another.
+
+Before the first part of an answer another worker begins it anew. After it, another worker goes on behind the last
+token that went out, and the client sees nothing but a pause.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from shoal.clock import now
+from shoal.coordinator.continuation import Continuation
 from shoal.coordinator.decisions import Decisions
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.journey import Journey
 from shoal.coordinator.observation import is_last
 from shoal.errors import ShoalError, WorkerLost
-from shoal.load_balancer import Health, Outcome, Replica
+from shoal.load_balancer import Health, Outcome, Replica, RetryBudget
 from shoal.messages import Answer, Generate, Infer
 from shoal.model_registry import ModelSpec
 from shoal.router import RoutingDecision, route
@@ -21,12 +28,23 @@ from shoal.types import ModelPart
 
 logger = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3  # workers one request is sent to, one after the other, for each model
+PATIENCE = 30.0  # seconds that a request which lost its worker waits for another: as long as a restart takes
+LOOK_AGAIN = 0.1  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """Why and when a request was last without a worker, and whether it waits for another."""
+
+    error: ShoalError
+    at: float
+    patient: bool
 
 
 class Sender:
     def __init__(self, *, fleet: Fleet, health: Health, metrics: CoordinatorMetrics) -> None:
         self.decisions = Decisions()
+        self._budget = RetryBudget()
         self._fleet = fleet
         self._health = health
         self._metrics = metrics
@@ -39,26 +57,51 @@ class Sender:
         Raises :class:`ShoalError`.
         """
         part = ModelPart(spec.id, request.shard if isinstance(request, Infer) else None)
-        tried = journey.tried[part]
-        last: ShoalError | None = None
+        answer_so_far = Continuation(request)
+        self._budget.deposit()
+        lost: _Loss | None = None
         while True:
+            decision = await self._next(request, spec, part, journey, suspects, lost)
             try:
-                decision = self._route(request, spec, part, journey, suspects)
-            except ShoalError as error:
-                raise last or error from error
-            sent_on = False
-            try:
-                async with aclosing(self._ask(decision, part, request, journey.deadline)) as answers:
+                async with aclosing(self._ask(decision, part, answer_so_far.asking(), journey.deadline)) as answers:
                     async for answer in answers:
-                        sent_on = True
+                        if lost is not None and answer_so_far.begun:
+                            self._metrics.resumed(spec.name, now() - lost.at)
+                        lost = None
+                        answer_so_far.passed_on(answer)
                         yield answer
                 return
             except ShoalError as error:
-                tried.add(decision.worker_id)
-                if sent_on or not error.retryable or len(tried) >= MAX_ATTEMPTS or now() >= journey.deadline:
+                journey.tried[part].add(decision.worker_id)
+                if not error.retryable or not answer_so_far.can_go_on or now() >= journey.deadline:
                     raise
-                last = error
-                self._retrying(request, decision, error)
+                if not answer_so_far.begun and not self._budget.withdraw():
+                    raise
+                patient = answer_so_far.begun or not spec.settings.fallback
+                lost = lost or _Loss(error, now(), patient)
+                self._going_on(request, decision, error, begun=answer_so_far.begun)
+
+    async def _next(
+        self,
+        request: Generate | Infer,
+        spec: ModelSpec,
+        part: ModelPart,
+        journey: Journey,
+        suspects: bool,
+        lost: _Loss | None,
+    ) -> RoutingDecision:
+        """Where to send it next. A request that lost its worker waits for one that is free, or comes back."""
+        while True:
+            try:
+                return self._route(request, spec, part, journey, suspects)
+            except ShoalError as error:
+                if lost is None:
+                    raise
+                if not lost.patient or now() >= min(journey.deadline, lost.at + PATIENCE):
+                    raise lost.error from error
+            # By now those that were tried may have been started again.
+            journey.tried[part].clear()
+            await asyncio.sleep(LOOK_AGAIN)
 
     def _route(
         self, request: Generate | Infer, spec: ModelSpec, part: ModelPart, journey: Journey, suspects: bool
@@ -88,14 +131,18 @@ class Sender:
             )
         return decision
 
-    def _retrying(self, request: Generate | Infer, decision: RoutingDecision, error: ShoalError) -> None:
+    def _going_on(
+        self, request: Generate | Infer, decision: RoutingDecision, error: ShoalError, *, begun: bool
+    ) -> None:
         self._metrics.retried(error.code)
         logger.warning(
-            "request %s failed on %s, trying another worker: %s",
+            "request %s goes on elsewhere, as %s failed: %s"
+            if begun
+            else "request %s is tried elsewhere, as %s failed: %s",
             request.request_id,
             decision.worker_id,
             error.message,
-            extra={"action": "retry", "request_id": request.request_id, "code": error.code},
+            extra={"action": "failover" if begun else "retry", "request_id": request.request_id, "code": error.code},
         )
 
     async def _ask(
@@ -115,9 +162,10 @@ class Sender:
                             _observe(replica, began)
                         if is_last(answer):
                             outcome = Outcome.SUCCESS
+                            yield answer
+                            return
                         yield answer
-                    if outcome is not Outcome.SUCCESS:
-                        raise WorkerLost(f"worker {worker_id} ended the answer before its end")
+                    raise WorkerLost(f"worker {worker_id} ended the answer before its end")
         except ShoalError as error:
             outcome = Outcome.FAILURE if error.fault == "server" else Outcome.SUCCESS
             raise

@@ -1,5 +1,6 @@
 """Which replica takes a request, and which are better left alone for a while."""
 
+from shoal.load_balancer.budget import RetryBudget
 from shoal.load_balancer.health import Attempt, Health, HealthLimits, Outcome
 from shoal.load_balancer.latency import PeakEwma
 from shoal.load_balancer.policies import POLICIES, Policy
@@ -17,6 +18,7 @@ __all__ = [
     "Policy",
     "Pool",
     "Replica",
+    "RetryBudget",
     "Tier",
     "Worker",
 ]

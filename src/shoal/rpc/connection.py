@@ -142,6 +142,10 @@ class Connection(asyncio.Protocol):
         if not self.is_closed:
             self._writer.write_unpaced(self._protocol.ping(os.urandom(PING_SIZE)))
 
+    def give_up_calls(self, reason: str) -> None:
+        """Wait for no answer any longer; the connection itself stays."""
+        self._outbound.give_up(lambda: WorkerLost(f"{self.name}: {reason}"))
+
     async def close(self, reason: str = "closed") -> None:
         """Say goodbye, end every call of either side, and wait until all is over."""
         if not self.is_closed:

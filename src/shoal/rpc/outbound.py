@@ -114,6 +114,14 @@ class Outbound:
             inbox.end(self._lost())
             self._stop_timer(stream_id)
 
+    def give_up(self, error: Callable[[], ShoalError]) -> None:
+        """The peer may be there, but nobody waits for it any longer: every reader gets an error of its own."""
+        for stream_id, inbox in self._inboxes.items():
+            if not inbox.ended:
+                inbox.end(error())
+                self._stop_timer(stream_id)
+                self._cancel(stream_id)
+
     def _grant(self, stream_id: int, count: int) -> None:
         self._writer.write_unpaced(self._protocol.credit(stream_id, count))
 

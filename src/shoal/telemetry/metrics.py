@@ -20,6 +20,7 @@ UNKNOWN: Final = "unknown"
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _FIRST_TOKEN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60)
 _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
+_STALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _QUEUE_BUCKETS = (0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 M = TypeVar("M", bound=MetricWrapperBase)
@@ -94,6 +95,15 @@ class CoordinatorMetrics:
             Counter("routing_decisions_total", "Requests sent to a worker.", ("model", "policy", "reason"), **to)
         )
         self._retries = _Labelled(Counter("retries_total", "Requests tried again, by error.", ("reason",), **to))
+        self._stall = _Labelled(
+            Histogram(
+                "failover_stall_seconds",
+                "From the loss of a worker in the middle of an answer to the next part of it.",
+                ("model",),
+                buckets=_STALL_BUCKETS,
+                **to,
+            )
+        )
         self._rejected = _Labelled(Counter("rejected_total", "Requests not let in, by error.", ("reason",), **to))
         self.workers({})
 
@@ -118,6 +128,10 @@ class CoordinatorMetrics:
 
     def retried(self, reason: str) -> None:
         self._retries(reason).inc()
+
+    def resumed(self, model: str, stall: float) -> None:
+        """An answer that had begun goes on with another worker."""
+        self._stall(self._model(model)).observe(stall)
 
     def first_token(self, model: str, duration: float) -> None:
         self._first_token(self._model(model)).observe(duration)

@@ -1,0 +1,166 @@
+"""An answer goes on whatever becomes of its worker: no token is lost, repeated or changed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from sim.simulation import Fleet, counting, fleet, simulate
+
+from shoal.clock import now
+from shoal.errors import EngineFailed, ModelUnavailable, WorkerLost
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("blow", ["crash", "silence"])
+def test_two_hundred_streams_survive_the_loss_of_one_worker_in_four(seed: int, blow: str) -> None:
+    chance = random.Random(seed)
+
+    async def scenario() -> None:
+        async with fleet(4) as f:
+            lengths = [chance.randint(20, 200) for _ in range(200)]
+            asked = [asyncio.create_task(f.ask(length)) for length in lengths]
+            await asyncio.sleep(chance.uniform(0.0, 3.0))
+            victim = chance.choice(list(f.workers))
+            if blow == "crash":
+                f.crash(victim)
+            else:
+                f.network.faults(victim).stall()
+            assert await asyncio.gather(*asked) == [counting(length) for length in lengths]
+            assert now() < 200 * 0.02 + 1.0  # the longest answer, and less than a second more
+            f.network.faults(victim).heal()
+            await asyncio.sleep(1)
+            f.assert_nothing_is_left()
+
+    simulate(scenario())
+
+
+def test_an_answer_waits_for_its_only_worker_to_come_back() -> None:
+    async def scenario() -> None:
+        async with fleet(1) as f:
+            asked = [asyncio.create_task(f.ask(100)) for _ in range(5)]
+            await asyncio.sleep(1.0)
+            f.crash("w1")
+            await asyncio.sleep(5.0)
+            await f.add_worker("w2")
+            assert await asyncio.gather(*asked) == [counting(100)] * 5
+            assert now() < 8
+
+    simulate(scenario())
+
+
+def test_an_answer_does_not_wait_for_ever() -> None:
+    async def scenario() -> None:
+        async with fleet(1) as f:
+            asked = asyncio.create_task(f.ask(100, timeout=1000))
+            await asyncio.sleep(1.0)
+            f.crash("w1")
+            with pytest.raises(WorkerLost):
+                await asked
+            assert 30 < now() < 35
+
+    simulate(scenario())
+
+
+def test_a_new_request_does_not_wait_for_a_worker_that_is_not_there() -> None:
+    async def scenario() -> None:
+        async with fleet(1) as f:
+            f.crash("w1")
+            await asyncio.sleep(0.1)
+            began = now()
+            with pytest.raises(ModelUnavailable):
+                await f.ask()
+            assert now() == began
+
+    simulate(scenario())
+
+
+def test_a_deadline_ends_the_waiting_too() -> None:
+    async def scenario() -> None:
+        async with fleet(1) as f:
+            asked = asyncio.create_task(f.ask(100, timeout=3.0))
+            await asyncio.sleep(1.0)
+            f.crash("w1")
+            with pytest.raises(WorkerLost):
+                await asked
+            assert now() < 3.2
+
+    simulate(scenario())
+
+
+def test_workers_that_fail_one_after_the_other_each_add_what_they_can() -> None:
+    async def scenario() -> None:
+        async with fleet() as f:
+            for number, breaks_at in enumerate((3, 7, 12, None)):
+                await f.add_worker(f"w{number}", breaks_at=breaks_at)
+            await f.until_ready(4)
+            assert await f.ask(20) == counting(20)
+            f.assert_nothing_is_left()
+
+    simulate(scenario())
+
+
+def test_an_engine_that_always_fails_at_the_same_token_ends_the_answer_with_its_reason() -> None:
+    async def scenario() -> None:
+        async with fleet() as f:
+            for number in range(5):
+                await f.add_worker(f"w{number}", breaks_at=4)
+            await f.until_ready(5)
+            with pytest.raises(EngineFailed, match="the engine is broken"):
+                await f.ask(20)
+            assert sum(runtime.steps for runtime in f.runtimes.values()) <= 4 + 4
+            f.assert_nothing_is_left()
+
+    simulate(scenario())
+
+
+def test_a_worker_whose_drain_ends_too_soon_hands_its_answers_on() -> None:
+    async def scenario() -> None:
+        async with fleet(2) as f:
+            asked = [asyncio.create_task(f.ask(300)) for _ in range(10)]
+            await asyncio.sleep(1.0)
+            await f.workers["w1"].stop(timeout=0.5)
+            assert await asyncio.gather(*asked) == [counting(300)] * 10
+            f.assert_nothing_is_left()
+
+    simulate(scenario())
+
+
+def test_a_rolling_restart_of_every_worker_loses_nothing() -> None:
+    async def restart(f: Fleet) -> None:
+        for number in range(1, 4):
+            await f.add_worker(f"new{number}")
+            await f.until_ready(4)
+            await f.workers[f"w{number}"].stop(timeout=0.2)
+
+    async def scenario() -> None:
+        async with fleet(3) as f:
+            restarting = asyncio.create_task(restart(f))
+            lengths = [20 + 3 * number for number in range(60)]
+            asked = []
+            for length in lengths:
+                asked.append(asyncio.create_task(f.ask(length)))
+                await asyncio.sleep(0.02)
+            assert await asyncio.gather(*asked) == [counting(length) for length in lengths]
+            await restarting
+
+    simulate(scenario())
+
+
+def test_a_client_that_leaves_while_its_answer_waits_for_a_worker_leaves_nothing() -> None:
+    async def scenario() -> None:
+        async with fleet(1) as f:
+            asked = asyncio.create_task(f.ask(100))
+            await asyncio.sleep(0.5)
+            f.crash("w1")
+            await asyncio.sleep(1)
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+            await f.add_worker("w2")
+            await f.until_ready(1)
+            await asyncio.sleep(1)
+            assert f.runtimes["w2"].steps == 0
+            assert f.coordinator.admission.in_flight == 0
+
+    simulate(scenario())

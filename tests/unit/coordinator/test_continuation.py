@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+
+from shoal.coordinator.continuation import MAX_FRUITLESS, MAX_WORKERS, Continuation
+from shoal.messages import Chunk, Generate, Infer, Inferred
+from shoal.types import ModelName, RequestId, Sampling, TextPrompt
+
+FISH = ModelName("fish")
+GENERATE = Generate(RequestId("r"), FISH, TextPrompt("count"), Sampling(seed=7))
+INFER = Infer(RequestId("r"), FISH, {"x": np.zeros(1)})
+
+
+def chunk(*tokens: int) -> Chunk:
+    return Chunk("", tokens)
+
+
+def test_the_next_worker_is_asked_for_what_has_not_gone_out() -> None:
+    answer = Continuation(GENERATE)
+    assert answer.asking() is GENERATE
+    assert answer.asking() is GENERATE
+    answer.passed_on(chunk(1, 2))
+    answer.passed_on(chunk(3))
+    rest = answer.asking()
+    assert isinstance(rest, Generate)
+    assert rest.output == (1, 2, 3)
+    assert (rest.prompt, rest.sampling) == (GENERATE.prompt, GENERATE.sampling)
+    answer.passed_on(chunk(4))
+    rest = answer.asking()
+    assert isinstance(rest, Generate)
+    assert rest.output == (1, 2, 3, 4)
+
+
+def test_what_the_request_came_with_stays_a_part_of_it() -> None:
+    answer = Continuation(Generate(RequestId("r"), FISH, TextPrompt("count"), Sampling(), output=(8, 9)))
+    answer.passed_on(chunk(1))
+    rest = answer.asking()
+    assert isinstance(rest, Generate)
+    assert rest.output == (8, 9, 1)
+
+
+def test_a_tensor_answer_that_has_begun_cannot_be_taken_up() -> None:
+    answer = Continuation(INFER)
+    assert answer.asking() is INFER
+    assert answer.can_go_on
+    answer.passed_on(Inferred({}, last=False))
+    assert not answer.can_go_on
+
+
+def test_workers_that_add_nothing_end_it_and_progress_gives_it_new_tries() -> None:
+    answer = Continuation(GENERATE)
+    for token in range(3):
+        for _ in range(MAX_FRUITLESS - 1):
+            answer.asking()
+            assert answer.can_go_on
+        answer.passed_on(chunk(token))
+    for _ in range(MAX_FRUITLESS):
+        assert answer.can_go_on
+        answer.asking()
+    assert not answer.can_go_on
+
+
+def test_a_request_that_ends_every_engine_it_meets_does_not_meet_them_all() -> None:
+    answer = Continuation(GENERATE)
+    workers = 0
+    while answer.can_go_on:
+        answer.asking()
+        answer.passed_on(chunk(workers))
+        workers += 1
+    assert workers == MAX_WORKERS
