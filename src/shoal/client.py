@@ -6,6 +6,7 @@ They use the same port as HTTP. A native call costs less than an HTTP one and ca
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import uuid
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Sequence
@@ -16,9 +17,11 @@ from typing import Any, Self, TypeVar
 import msgspec
 import numpy as np
 
-from shoal.errors import InvalidRequest, ShoalError
+from shoal.clock import now
+from shoal.errors import InvalidRequest, ShoalError, WorkerLost
 from shoal.messages import Chunk, Generate, Infer, Inferred, ListModels, ModelInfo, ModelList
-from shoal.rpc import Connection, Hello, TcpNetwork, connect
+from shoal.rpc import Connection, Hello, Network, TcpNetwork, connect
+from shoal.rpc.dialer import retry_delay
 from shoal.types import (
     Array,
     ChatMessage,
@@ -31,12 +34,15 @@ from shoal.types import (
     Sampling,
     Tensors,
     TextPrompt,
+    TokenId,
     TokenPrompt,
     Usage,
 )
 
 DEFAULT_ADDRESS = "127.0.0.1:9000"
 DEFAULT_TIMEOUT = 300.0  # seconds for a whole request
+CONNECT_TIMEOUT = 10.0  # seconds
+PATIENCE = 30.0  # seconds to find a coordinator again
 
 T = TypeVar("T")
 
@@ -54,16 +60,22 @@ class AsyncClient:
     """One connection to a coordinator; any number of requests at a time share it.
 
     Use it as a context manager. Every method raises a :class:`~shoal.errors.ShoalError` that says what was wrong.
+    ``address``: HOST:PORT, or several with commas between them. When the coordinator goes away the client calls again,
+    the next one first, and its streams go on where they were.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout: float = DEFAULT_TIMEOUT) -> None:
-        self._address = address
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, *, timeout: float = DEFAULT_TIMEOUT, network: Network | None = None
+    ) -> None:
+        self._addresses = [part.strip() for part in address.split(",")]
         self._timeout = timeout  # seconds
+        self._network = network or TcpNetwork()
+        self._hello = Hello(role="client", node_id=uuid.uuid4().hex)
         self._connection: Connection | None = None
+        self._calling = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        hello = Hello(role="client", node_id=uuid.uuid4().hex)
-        self._connection = await connect(TcpNetwork(), self._address, hello=hello, timeout=min(10.0, self._timeout))
+        await self._call(patience=0.0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -106,11 +118,33 @@ class AsyncClient:
             raise InvalidRequest(str(error)) from error
         if unknown:
             raise InvalidRequest(f"unknown sampling parameter {min(unknown)}", param=min(unknown))
+        if choice.seed is None:  # known here, so that another coordinator can go on with the same draws
+            choice = msgspec.structs.replace(choice, seed=random.getrandbits(63))
         request = Generate(_request_id(), ModelName(model), as_prompt(prompt), choice, grammar)
-        async with self._open.stream(request, timeout=self._timeout) as answers:
-            async for chunk in answers:
-                assert isinstance(chunk, Chunk)
+        async with aclosing(self._generated(request)) as chunks:
+            async for chunk in chunks:
                 yield chunk
+
+    async def _generated(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+        """The answer, over as many connections as it takes."""
+        deadline = now() + self._timeout
+        tokens: list[TokenId] = []
+        connection = self._open
+        while True:
+            rest = msgspec.structs.replace(request, output=tuple(tokens))
+            try:
+                async with connection.stream(rest, timeout=deadline - now()) as answers:
+                    async for chunk in answers:
+                        assert isinstance(chunk, Chunk)
+                        tokens += chunk.tokens
+                        yield chunk
+                        if chunk.finish_reason is not None:
+                            return
+                raise ShoalError("the server ended the answer before its end")
+            except WorkerLost:
+                if not connection.is_closed:
+                    raise  # the coordinator is there and says that it can do no more
+            connection = await self._call(patience=min(PATIENCE, deadline - now()))
 
     async def infer(self, model: str, inputs: Tensors) -> Tensors:
         """Run a tensor model: named arrays in, named arrays out (read-only views)."""
@@ -130,7 +164,8 @@ class AsyncClient:
 
     async def _inferred(self, model: str, inputs: Tensors) -> AsyncGenerator[Inferred, None]:
         request = Infer(_request_id(), ModelName(model), inputs)
-        async with self._open.stream(request, timeout=self._timeout) as answers:
+        connection = await self._call(patience=PATIENCE) if self._open.is_closed else self._open
+        async with connection.stream(request, timeout=self._timeout) as answers:
             async for answer in answers:
                 assert isinstance(answer, Inferred)
                 yield answer
@@ -139,6 +174,26 @@ class AsyncClient:
         """Embed texts; returns float32 of shape (texts, width), each row of length one."""
         rows = np.array([[text.encode()] for text in texts], dtype=np.object_)
         return (await self.infer(model, {"text": rows}))["embedding"]
+
+    async def _call(self, *, patience: float) -> Connection:
+        """A connection that is open: the one there is, or a new one within so many seconds."""
+        async with self._calling:
+            if self._connection is not None and not self._connection.is_closed:
+                return self._connection
+            began, failures = now(), 0
+            while True:
+                address = self._addresses[0]
+                try:
+                    self._connection = await connect(
+                        self._network, address, hello=self._hello, timeout=min(CONNECT_TIMEOUT, self._timeout)
+                    )
+                    return self._connection
+                except ShoalError:
+                    failures += 1
+                    self._addresses.append(self._addresses.pop(0))
+                    if failures >= len(self._addresses) and now() - began >= patience:
+                        raise
+                await asyncio.sleep(retry_delay(failures, random.random()))
 
     @property
     def _open(self) -> Connection:

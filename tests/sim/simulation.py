@@ -137,6 +137,7 @@ class Fleet:
         host: str,
         *,
         invited: bool = False,
+        coordinators: tuple[str, ...] = (COORDINATOR,),
         capacity: int = 64,
         zone: str = "",
         weight: float = 1.0,
@@ -145,8 +146,8 @@ class Fleet:
     ) -> Worker:
         """``invited``: it does not know of the coordinator, which has to call."""
         runtime = runtime or NumbersRuntime(**script)
-        coordinators = () if invited else (COORDINATOR,)
-        config = WorkerConfig(host=host, coordinators=coordinators, capacity=capacity, zone=zone, weight=weight)
+        calls = () if invited else coordinators
+        config = WorkerConfig(host=host, coordinators=calls, capacity=capacity, zone=zone, weight=weight)
         worker = Worker(config, {runtime.info.part: runtime}, self.network.at(host))
         self.workers[host], self.runtimes[host] = worker, runtime
         await worker.start()
