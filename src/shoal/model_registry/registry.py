@@ -29,9 +29,11 @@ class Registry:
 
     def __init__(self, specs: Iterable[ModelSpec] = (), aliases: Mapping[str, Weights] | None = None) -> None:
         self._specs: dict[ModelId, ModelSpec] = {}
-        self._live: dict[ModelName, ModelPart, Version] = {}
+        self._live: dict[ModelName, Version] = {}
         self._aliases: dict[ModelName, Weights] = {}
-        self._promoted: dict[ModelName, ModelPart, Version] = {}  # a version may be promoted before a worker tells of it
+        self._promoted: dict[
+            ModelName, ModelPart, Version
+        ] = {}  # a version may be promoted before a worker tells of it
         self._placements: dict[ModelId, Placement] = {}
         self._reserved: dict[ModelId, ModelSpec] = {}
         self._removed: dict[ModelId, None] = {}  # the longest ago first
@@ -183,6 +185,9 @@ class Registry:
             return default
         raise ModelNotFound(f"there is no model '{name[:64]}'; {self._what_there_is()}", param="model")
 
+    def get(self, model: ModelId) -> ModelSpec | None:
+        return self._specs.get(model)
+
     def resolve_exactly(self, model: ModelId) -> ModelSpec:
         """Raises :class:`ModelNotFound`."""
         if model not in self._specs:
@@ -200,16 +205,12 @@ class Registry:
     def parts(self, model: ModelId) -> Sequence[ModelPart]:
         """What replicas of this model are copies of: all of it, or each of its shards."""
         spec = self._specs.get(model)
-        shards = spec and spec.settings.shards
-        return [ModelPart(model, shard) for shard in (range(shards.count) if shards else (None,))]
+        return (ModelPart(model),) if spec is None else spec.parts()
 
     def is_live(self, model: ModelId) -> bool:
         return self._live.get(model.name) == model.version
 
-    def live(self, name: ModelName) -> ModelSpec | None:
-        return self._find(name)
-
-    def promoted(self) -> Mapping[ModelName, ModelPart, Version]:
+    def promoted(self) -> Mapping[ModelName, Version]:
         """What was promoted, whether or not a worker has told of it."""
         return self._promoted
 

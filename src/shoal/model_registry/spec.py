@@ -11,7 +11,18 @@ from shoal.config import ModelConfig
 from shoal.errors import InvalidRequest
 from shoal.messages import ModelInfo
 from shoal.model_registry.schema import check_inputs, check_rows
-from shoal.types import FIRST_VERSION, ModelId, ModelKind, ModelName, ModelState, Tensors, TensorSpec, Version, WorkerId
+from shoal.types import (
+    FIRST_VERSION,
+    ModelId,
+    ModelKind,
+    ModelName,
+    ModelPart,
+    ModelState,
+    Tensors,
+    TensorSpec,
+    Version,
+    WorkerId,
+)
 
 DOES = {ModelKind.GENERATE: "generates text", ModelKind.TENSOR: "infers on tensors"}
 
@@ -55,6 +66,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def id(self) -> ModelId:
         return ModelId(self.name, self.version)
+
+    def parts(self) -> tuple[ModelPart, ...]:
+        """What replicas of it are copies of: all of it, or each of its shards."""
+        shards = self.settings.shards
+        return tuple(ModelPart(self.id, shard) for shard in (range(shards.count) if shards else (None,)))
 
     def of_shard(self, shard: int | None) -> ModelSpec:
         """The same for one of its shards: ``{shard}`` in its URI becomes the number."""
