@@ -53,6 +53,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: ApiLimits) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.client: str = (scope.get("client") or ("", 0))[0]  # its address; empty where the server cannot say
         self.limits = limits
         self.keeps_whole: bool = WHOLE in scope.get("extensions", ())
         self.status = 0  # that was answered; 0: none yet
@@ -90,6 +91,10 @@ class Exchange:
             message = f"x-priority must be a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}"
             raise InvalidRequest(message, param="x-priority")
         return int(given)
+
+    def header(self, name: str) -> str:
+        """By its name in small letters; empty where it is not given."""
+        return self._headers.get(name.encode(), b"").decode("latin-1")
 
     def stamp(self, request: R) -> R:
         """The request with what its headers say of it. Raises :class:`InvalidRequest`."""
