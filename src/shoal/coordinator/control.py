@@ -217,17 +217,14 @@ class Control:
 
     async def _deploy_all(self, spec: ModelSpec, orders: Sequence[Have]) -> None:
         results = await asyncio.gather(*map(self._deploy, orders), return_exceptions=True)
-        failed = [(order, result) for order, result in zip(orders, results, strict=True) if result is not None]
-        for _, error in failed:
-            if not isinstance(error, ShoalError):
-                raise error
+        failed: list[tuple[WorkerId, ShoalError]] = []
+        for order, result in zip(orders, results, strict=True):
+            if isinstance(result, ShoalError):
+                failed.append((order.worker_id, result))
+            elif result is not None:
+                raise result
         if failed:
-            reasons = dict.fromkeys(f"{order.worker_id}: {error}" for order, error in failed)
-            first = failed[0][1]
-            assert isinstance(first, ShoalError)
-            raise from_info(
-                ErrorInfo(first.code, f"model '{spec.id}' is not loaded: {'; '.join(reasons)}", first.param)
-            )
+            raise _joined(spec.id, failed)
 
     async def _deploy(self, order: Have) -> None:
         spec = order.spec
@@ -286,6 +283,16 @@ class Control:
             extra = {"action": "model_failed", "model": order.spec.name, "worker": order.worker_id}
             logger.error("%s cannot load '%s': %s", order.worker_id, part, error.message, extra=extra)
             self._wake.set()  # another one may
+
+
+def _joined(model: ModelId, failed: Sequence[tuple[WorkerId, ShoalError]]) -> ShoalError:
+    """One error for all, of the first one's kind; who had the same reason is named together."""
+    workers: dict[str, list[str]] = {}
+    for worker, error in failed:
+        workers.setdefault(error.message, []).append(worker)
+    reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in workers.items())
+    first = failed[0][1]
+    return from_info(ErrorInfo(first.code, f"'{model}' is not loaded: {reasons}", first.param, first.retry_after))
 
 
 def _exactly(name: str) -> ModelId:

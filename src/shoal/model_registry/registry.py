@@ -31,9 +31,7 @@ class Registry:
         self._specs: dict[ModelId, ModelSpec] = {}
         self._live: dict[ModelName, Version] = {}
         self._aliases: dict[ModelName, Weights] = {}
-        self._promoted: dict[
-            ModelName, ModelPart, Version
-        ] = {}  # a version may be promoted before a worker tells of it
+        self._promoted: dict[ModelName, Version] = {}  # a version may be promoted before a worker tells of it
         self._placements: dict[ModelId, Placement] = {}
         self._reserved: dict[ModelId, ModelSpec] = {}
         self._removed: dict[ModelId, None] = {}  # the longest ago first
