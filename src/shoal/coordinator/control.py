@@ -86,6 +86,7 @@ class Control:
             spec = make_spec(model_id, settings)
         except ConfigError as error:
             raise InvalidRequest(error.message, param=error.param) from error
+        self._check_free([spec.id])
         await self._apart(spec.id, self._load(spec, placement), name=f"load {spec.id}")
         return spec
 
@@ -93,8 +94,7 @@ class Control:
         """Take a version, or every version of a name, away: from clients at once, from the workers when what runs has
         ended. It goes on when the caller is cancelled. Raises :class:`ShoalError`."""
         models = self._named(name)
-        if busy := self._changing & set(models):
-            raise Conflict(f"model '{min(busy)}' is being changed already", param="model")
+        self._check_free(models)
         with self._change(), _conflicts():
             self._registry.remove(models)
         for model in models:
@@ -157,20 +157,18 @@ class Control:
             raise
         self._wake.set()
 
-    async def _apart(self, model: ModelId, work: Coroutine[Any, Any, None], *, name: str) -> None:
-        """Run it in a task of its own, that ends in order when the caller leaves."""
-        refusal: ShoalError | None = None
-        if model in self._changing:
-            refusal = Conflict(f"model '{model}' is being changed already", param="model")
-        elif len(self._changing) >= MAX_CHANGES:
-            refusal = Overloaded(f"{MAX_CHANGES} models are being changed, which is the limit", retry_after=1.0)
-        if refusal is not None:
-            work.close()
-            raise refusal
+    def _apart(self, model: ModelId, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Future[None]:
+        """Run it in a task of its own, which ends in order when the caller leaves. The plan lets the model alone."""
         self._changing.add(model)
         task = self._tasks.start(work, name=name)
         task.add_done_callback(lambda _: self._changed(model))
-        await asyncio.shield(task)
+        return asyncio.shield(task)
+
+    def _check_free(self, models: Iterable[ModelId]) -> None:
+        if busy := self._changing.intersection(models):
+            raise Conflict(f"model '{min(busy)}' is being changed already", param="model")
+        if len(self._changing) >= MAX_CHANGES:
+            raise Overloaded(f"{MAX_CHANGES} models are being changed, which is the limit", retry_after=1.0)
 
     def _changed(self, model: ModelId) -> None:
         self._changing.discard(model)

@@ -110,26 +110,27 @@ class Models:
         spec = _spec(order)
         part = ModelPart(spec.id, order.shard)
         held = self._held.get(part)
-        if held is not None and held.runtime.info.state is not ModelState.FAILED:
+        if held is not None and (held.leaving or held.runtime.info.state is not ModelState.FAILED):
             await _ready(part, held)
             return
         if held is not None:
-            await self._let_go(part, held)
+            await asyncio.shield(self._leave(part, held))
         held = self._add(part, spec)
         try:
             await _ready(part, held)
         except BaseException:
             if not held.leaving:
-                await asyncio.shield(self._tasks.start(self._let_go(part, held), name=f"unload {part}"))
+                await asyncio.shield(self._leave(part, held))
             raise
 
     async def undeploy(self, order: Undeploy) -> None:
         """Let what runs on it end, at most ``order.timeout`` seconds, and close it. Harmless when it is not there."""
         model = ModelId(order.name, order.version)
-        leaving = [(part, held) for part, held in self._held.items() if part.model == model and not held.leaving]
         # In tasks of their own: a coordinator that goes away must not leave one half closed.
         tasks = [
-            self._tasks.start(self._let_go(part, held, order.timeout), name=f"unload {part}") for part, held in leaving
+            self._leave(part, held, order.timeout)
+            for part, held in self._held.items()
+            if part.model == model and not held.leaving
         ]
         await asyncio.shield(asyncio.gather(*tasks))
 
@@ -150,10 +151,14 @@ class Models:
 
         held.runtime.start(changed)
 
-    async def _let_go(self, part: ModelPart, held: _Held, timeout: float = 0.0) -> None:
+    def _leave(self, part: ModelPart, held: _Held, timeout: float = 0.0) -> asyncio.Task[None]:
+        """Nobody gets it from now on; the task closes it when what runs has ended, or the time is up."""
         held.leaving = True
         held.changed.set()
         self._changed()
+        return self._tasks.start(self._close(part, held, timeout), name=f"unload {part}")
+
+    async def _close(self, part: ModelPart, held: _Held, timeout: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(held.idle.wait(), timeout)
         if held.in_flight:
