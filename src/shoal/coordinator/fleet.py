@@ -126,15 +126,7 @@ class Fleet:
             )
 
     def deregister(self, message: Deregister, connection: Connection) -> None:
-        member = self._member(connection)
-        self._membership.left(member, message.reason)
-        self._metrics.workers(self._membership.count())
-        logger.info(
-            "worker %s left: %s",
-            member.worker_id,
-            message.reason,
-            extra={"action": "worker_left", "worker": member.worker_id},
-        )
+        self._left(self._member(connection), message.reason)
         self.on_change()
 
     # -- for the data plane
@@ -197,6 +189,12 @@ class Fleet:
         except KeyError:
             raise ProtocolError(f"{connection.name} has not registered") from None
 
+    def _left(self, member: Member, reason: str) -> None:
+        self._membership.left(member, reason)
+        self._metrics.workers(self._membership.count())
+        extra = {"action": "worker_left", "worker": member.worker_id}
+        logger.info("worker %s left: %s", member.worker_id, reason, extra=extra)
+
     def _learn(self, message: Register | Status) -> None:
         for info in message.models:
             try:
@@ -210,7 +208,10 @@ class Fleet:
         member = self._links.pop(connection)
         if self._connections.get(member.worker_id) is connection:
             del self._connections[member.worker_id]
-        if member.state is not WorkerState.GONE:
+        if member.state is WorkerState.DRAINING:
+            # Its goodbye may be overtaken by the end of its connection.
+            self._left(member, "it has drained")
+        elif member.state is not WorkerState.GONE:
             self._membership.left(member, "its connection ended")
             self._metrics.workers(self._membership.count())
             self._health.connection_lost(member.worker_id, now())
