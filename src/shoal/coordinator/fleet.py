@@ -210,7 +210,7 @@ class Fleet:
             del self._connections[member.worker_id]
         if member.state is WorkerState.DRAINING:
             # Its goodbye may be overtaken by the end of its connection.
-            self._left(member, "it has drained")
+            self._left(member, "it was draining")
         elif member.state is not WorkerState.GONE:
             self._membership.left(member, "its connection ended")
             self._metrics.workers(self._membership.count())
