@@ -157,12 +157,12 @@ class Control:
             raise
         self._wake.set()
 
-    def _apart(self, model: ModelId, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Future[None]:
-        """Run it in a task of its own, which ends in order when the caller leaves. The plan lets the model alone."""
+    def _apart(self, model: ModelId, work: Coroutine[Any, Any, None], *, name: str) -> Coroutine[Any, Any, None]:
+        """Begin it in a task of its own, which ends in order when the caller leaves. The plan lets the model alone."""
         self._changing.add(model)
-        task = self._tasks.start(work, name=name)
+        task = self._tasks.start(_outcome(work), name=name)
         task.add_done_callback(lambda _: self._changed(model))
-        return asyncio.shield(task)
+        return _told(task)
 
     def _check_free(self, models: Iterable[ModelId]) -> None:
         if busy := self._changing.intersection(models):
@@ -281,6 +281,22 @@ class Control:
             extra = {"action": "model_failed", "model": order.spec.name, "worker": order.worker_id}
             logger.error("%s cannot load '%s': %s", order.worker_id, part, error.message, extra=extra)
             self._wake.set()  # another one may
+
+
+async def _outcome(work: Coroutine[Any, Any, None]) -> ShoalError | None:
+    """Why it failed, which is the caller's to hear, if there still is one."""
+    try:
+        await work
+    except ShoalError as error:
+        logger.warning("%s", error.message, extra={"action": "change_failed", "code": error.code})
+        return error
+    return None
+
+
+async def _told(task: asyncio.Task[ShoalError | None]) -> None:
+    error = await asyncio.shield(task)
+    if error is not None:
+        raise error
 
 
 def _joined(model: ModelId, failed: Sequence[tuple[WorkerId, ShoalError]]) -> ShoalError:
