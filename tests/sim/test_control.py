@@ -61,13 +61,13 @@ class Scripted:
         for chunk in tuple[Chunk, ...]():
             yield chunk
 
-    async def infer(self, request: Infer) -> Inferred:
+    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred, None]:
         self.running += 1
         try:
             await asyncio.sleep(STEP)
         finally:
             self.running -= 1
-        return Inferred({"version": np.array([int(self.info.version)])})
+        yield Inferred({"version": np.array([int(self.info.version)])})
 
     async def close(self) -> None:
         assert not self.running, "closed under a request"

@@ -92,10 +92,6 @@ class Exchange:
             raise InvalidRequest(message, param="x-priority")
         return int(given)
 
-    def header(self, name: str) -> str:
-        """By its name in small letters; empty where it is not given."""
-        return self._headers.get(name.encode(), b"").decode("latin-1")
-
     def stamp(self, request: R) -> R:
         """The request with what its headers say of it. Raises :class:`InvalidRequest`."""
         return msgspec.structs.replace(request, trace=self.trace, priority=self.priority)

@@ -23,22 +23,26 @@ def check_client(exchange: Exchange, *, anybody: bool) -> None:
     if not anybody:
         if not _is_loopback(exchange.client):
             raise Forbidden(f"/admin answers to clients on its own machine alone, not to {exchange.client}{HINT}")
-        if forwarded := [name for name in ("forwarded", "x-forwarded-for") if exchange.header(name)]:
+        if forwarded := [name for name in ("forwarded", "x-forwarded-for") if _header(exchange, name)]:
             raise Forbidden(f"/admin does not answer through a proxy ('{forwarded[0]}' is set){HINT}")
-        host = _host(exchange.header("host"))
+        host = _host(_header(exchange, "host"))
         if host != "localhost" and not _is_loopback(host):
             raise Forbidden(f"/admin answers at 127.0.0.1, [::1] and localhost, not at '{host[:64]}'{HINT}")
     # A form can be sent to any site, but never as JSON.
-    media_type = exchange.header("content-type").partition(";")[0].strip().lower()
+    media_type = _header(exchange, "content-type").partition(";")[0].strip().lower()
     if exchange.method in ("POST", "PUT") and media_type != "application/json":
         raise InvalidRequest("content-type must be application/json", param="content-type")
 
 
 def _check_page(exchange: Exchange) -> None:
-    origin = exchange.header("origin")
-    own = (f"http://{exchange.header('host')}", f"https://{exchange.header('host')}")
-    if (origin and origin not in own) or exchange.header("sec-fetch-site") in ("cross-site", "same-site"):
+    origin, host = _header(exchange, "origin"), _header(exchange, "host")
+    own = (f"http://{host}", f"https://{host}")
+    if (origin and origin not in own) or _header(exchange, "sec-fetch-site") in ("cross-site", "same-site"):
         raise Forbidden("/admin does not answer to pages of other sites")
+
+
+def _header(exchange: Exchange, name: str) -> str:
+    return (exchange.header(name.encode()) or b"").decode("latin-1")
 
 
 def _host(header: str) -> str:

@@ -39,8 +39,8 @@ class Runtime:
         for chunk in tuple[Chunk, ...]():
             yield chunk
 
-    async def infer(self, request: Infer) -> Inferred:
-        return Inferred({})
+    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred, None]:
+        yield Inferred({})
 
     async def close(self) -> None:
         self.closed += 1
