@@ -12,33 +12,27 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from typing import Any, Final
 
-import msgspec
-
 from shoal.aio import Tasks
 from shoal.cluster import Drop, Have, choose, plan
 from shoal.config import ModelConfig
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.in_flight import InFlight
+from shoal.coordinator.orders import Orders
 from shoal.discovery import Store
 from shoal.errors import (
     ConfigError,
     Conflict,
-    ErrorInfo,
     InvalidRequest,
     ModelNotFound,
     Overloaded,
     ShoalError,
     WorkerLost,
-    from_info,
 )
-from shoal.messages import Deploy, Undeploy
 from shoal.model_registry import ModelSpec, Placement, Registry, changes, make_spec, parse_model_id, records
 from shoal.types import ModelId, ModelPart, WorkerId
 
 logger = logging.getLogger(__name__)
 
-LOAD_TIMEOUT: Final = 900.0  # seconds: a first load may fetch and convert weights
-ANSWER_TIMEOUT: Final = 15.0  # seconds a worker has beside the time it was given
 MAX_CHANGES: Final = 64  # loads and unloads at a time
 
 
@@ -58,6 +52,7 @@ class Control:
         self.refused: dict[tuple[str, ModelPart], tuple[WorkerId, str]] = {}  # what failed to load, where and why
         self._registry = registry
         self._fleet = fleet
+        self._orders = Orders(fleet)
         self._in_flight = in_flight
         self._store = store
         self._drain_timeout = drain_timeout  # seconds for what runs on a model that is unloaded
@@ -178,15 +173,15 @@ class Control:
         with _conflicts(), self._registry.reserved(spec):
             orders = self._choose(spec, placement)
             try:
-                await self._deploy_all(spec, orders)
+                await self._orders.deploy_all(spec, orders)
             except BaseException:
-                await self._undeploy_all(spec.id, {order.worker_id for order in orders}, timeout=0.0)
+                await self._orders.undeploy_all(spec.id, {order.worker_id for order in orders}, timeout=0.0)
                 raise
         try:
             with self._change(), _conflicts():
                 self._registry.add(spec, placement)
         except ShoalError:
-            await self._undeploy_all(spec.id, {order.worker_id for order in orders}, timeout=0.0)
+            await self._orders.undeploy_all(spec.id, {order.worker_id for order in orders}, timeout=0.0)
             raise
         self._learn(spec.id)
         self.refused = {key: why for key, why in self.refused.items() if key[1].model != spec.id}
@@ -205,37 +200,13 @@ class Control:
         having = {
             member.worker_id for member in self._fleet.members() for info in member.told_models if info.id == model
         }
-        await self._undeploy_all(model, having, timeout=self._drain_timeout)
+        await self._orders.undeploy_all(model, having, timeout=self._drain_timeout)
 
     def _learn(self, model: ModelId) -> None:
         for member in self._fleet.members():
             for info in member.told_models:
                 if info.id == model:
                     self._registry.learn(info)
-
-    async def _deploy_all(self, spec: ModelSpec, orders: Sequence[Have]) -> None:
-        results = await asyncio.gather(*map(self._deploy, orders), return_exceptions=True)
-        failed: list[tuple[WorkerId, ShoalError]] = []
-        for order, result in zip(orders, results, strict=True):
-            if isinstance(result, ShoalError):
-                failed.append((order.worker_id, result))
-            elif result is not None:
-                raise result
-        if failed:
-            raise _joined(spec.id, failed)
-
-    async def _deploy(self, order: Have) -> None:
-        spec = order.spec
-        message = Deploy(spec.name, spec.version, msgspec.to_builtins(spec.settings), order.shard)
-        await self._fleet.order(order.worker_id, message, LOAD_TIMEOUT)
-
-    async def _undeploy_all(self, model: ModelId, workers: Iterable[WorkerId], *, timeout: float) -> None:
-        message = Undeploy(model.name, model.version, timeout)
-        answers = [self._fleet.order(worker, message, timeout + ANSWER_TIMEOUT) for worker in workers]
-        for result in await asyncio.gather(*answers, return_exceptions=True):
-            if isinstance(result, ShoalError):  # the plan asks again should it still be there
-                extra = {"action": "unload_failed", "model": model.name}
-                logger.warning("model '%s' is not unloaded: %s", model, result.message, extra=extra)
 
     def _named(self, name: str) -> list[ModelId]:
         """Raises :class:`ModelNotFound`, also for an alias: what it leads to must be said."""
@@ -268,12 +239,12 @@ class Control:
 
     async def _carry_out(self, order: Have | Drop) -> None:
         if isinstance(order, Drop):
-            await self._undeploy_all(order.model, [order.worker_id], timeout=self._drain_timeout)
+            await self._orders.undeploy_all(order.model, [order.worker_id], timeout=self._drain_timeout)
             return
         part = ModelPart(order.spec.id, order.shard)
         instance = self._fleet.instance(order.worker_id)
         try:
-            await self._deploy(order)
+            await self._orders.deploy(order)
         except WorkerLost:
             return  # it is asked again when it comes back
         except ShoalError as error:
@@ -297,16 +268,6 @@ async def _told(task: asyncio.Task[ShoalError | None]) -> None:
     error = await asyncio.shield(task)
     if error is not None:
         raise error
-
-
-def _joined(model: ModelId, failed: Sequence[tuple[WorkerId, ShoalError]]) -> ShoalError:
-    """One error for all, of the first one's kind; who had the same reason is named together."""
-    workers: dict[str, list[str]] = {}
-    for worker, error in failed:
-        workers.setdefault(error.message, []).append(worker)
-    reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in workers.items())
-    first = failed[0][1]
-    return from_info(ErrorInfo(first.code, f"'{model}' is not loaded: {reasons}", first.param, first.retry_after))
 
 
 def _exactly(name: str) -> ModelId:
