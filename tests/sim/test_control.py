@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
@@ -23,7 +23,7 @@ from shoal.errors import (
     NotFound,
     ShoalError,
 )
-from shoal.messages import Chunk, Generate, Infer, Inferred, Load, ModelInfo
+from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo
 from shoal.model_registry import ModelSpec, Placement
 from shoal.types import ModelKind, ModelName, ModelState, RequestId, TensorSpec, WorkerId
 
@@ -47,6 +47,9 @@ class Scripted:
 
     def load(self) -> Load:
         return Load(in_flight=self.running)
+
+    def metrics(self) -> Iterable[MetricFamily]:
+        return ()
 
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed

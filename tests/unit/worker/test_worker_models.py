@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 import msgspec
 import pytest
 
 from shoal.errors import Forbidden, InvalidRequest, ModelLoadFailed, ModelNotFound, ModelUnavailable, Overloaded
-from shoal.messages import Chunk, Deploy, Generate, Infer, Inferred, Load, ModelInfo, Undeploy
+from shoal.messages import Chunk, Deploy, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo, Undeploy
 from shoal.model_registry import ModelSpec
 from shoal.types import ModelId, ModelKind, ModelName, ModelPart, ModelState, Version
 from shoal.worker import models as module
@@ -27,6 +27,9 @@ class Runtime:
 
     def load(self) -> Load:
         return Load()
+
+    def metrics(self) -> Iterable[MetricFamily]:
+        return ()
 
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed
