@@ -36,6 +36,7 @@ class CoordinatorConfig(_Section, frozen=True):
     request_timeout: Seconds = 300.0  # when the client sets no deadline
     heartbeat_interval: Seconds = 0.5  # asked of the workers
     drain_timeout: Seconds = 30.0
+    admin: Literal["local", "any"] = "local"  # who may call /admin: clients on this machine, or anybody
 
 
 class WorkerConfig(_Section, frozen=True):
@@ -44,6 +45,8 @@ class WorkerConfig(_Section, frozen=True):
     coordinators: tuple[str, ...] = ()  # HOST:PORT to register with; others may call
     models: tuple[str, ...] = ()  # NAME[@VERSION] or NAME[@VERSION]=URI
     replicas: tuple[str, ...] = ()  # which of the file's models to load, NAME[@VERSION][#SHARD]; none: all of them
+    allow: tuple[str, ...] = ()  # what coordinators may have it load beside its own models and built-in ones:
+    # folders of model files, package.module:Class
     capacity: Count = 128  # requests held at a time, running and waiting
     cpus: tuple[int, ...] = ()  # cores to stay on; none: wherever the system puts it
     zone: str = ""

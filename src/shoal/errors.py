@@ -87,6 +87,20 @@ class EventsGone(InvalidRequest):
     status = 410
 
 
+class Forbidden(InvalidRequest):
+    """This is not permitted."""
+
+    code = "forbidden"
+    status = 403
+
+
+class Conflict(InvalidRequest):
+    """The request does not fit the present state."""
+
+    code = "conflict"
+    status = 409
+
+
 class MethodNotAllowed(InvalidRequest):
     """This address does not answer to that method."""
 

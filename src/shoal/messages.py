@@ -117,6 +117,8 @@ class ModelInfo(Message, frozen=True):
     outputs: tuple[TensorSpec, ...] = ()
     batchable: bool = True  # may several requests share a run?
     shard: int | None = None  # the part of the key space it holds; None: all of it
+    aliases: tuple[str, ...] = ()  # other names that lead to it; a coordinator tells
+    live: bool = True  # does it answer to the bare name? A coordinator tells
 
     @property
     def id(self) -> ModelId:

@@ -16,9 +16,10 @@ import numpy as np
 
 from shoal.clock import ManualClockLoop
 from shoal.config import CoordinatorConfig, WorkerConfig
+from shoal.discovery import Store
 from shoal.errors import EngineFailed, InvalidRequest
 from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo
-from shoal.model_registry import ModelSpec, Registry
+from shoal.model_registry import ModelSpec, Registry, restored
 from shoal.node import Coordinator
 from shoal.router import RoutingDecision
 from shoal.rpc import MemoryNetwork
@@ -33,6 +34,7 @@ from shoal.types import (
     TextPrompt,
     Usage,
 )
+from shoal.worker.models import Build
 from shoal.worker.worker import Worker
 
 MODEL = ModelName("numbers")
@@ -123,10 +125,11 @@ class ShardRuntime(NumbersRuntime):
 class Fleet:
     """What a simulation holds: a coordinator, its workers by host, and the network between them."""
 
-    def __init__(self, specs: Iterable[ModelSpec] = (), **settings: Any) -> None:
+    def __init__(self, specs: Iterable[ModelSpec] = (), *, store: Store | None = None, **settings: Any) -> None:
         self.network = MemoryNetwork("coordinator")
+        self.registry = restored(Registry(specs), store.load()) if store else Registry(specs)
         self.coordinator = Coordinator(
-            CoordinatorConfig(**settings), Registry(specs), self.network, chance=random.Random(0)
+            CoordinatorConfig(**settings), self.registry, self.network, store=store, chance=random.Random(0)
         )
         self.workers: dict[str, Worker] = {}
         self.runtimes: dict[str, NumbersRuntime] = {}
@@ -142,13 +145,14 @@ class Fleet:
         zone: str = "",
         weight: float = 1.0,
         runtime: NumbersRuntime | None = None,
+        build: Build | None = None,
         **script: Any,
     ) -> Worker:
-        """``invited``: it does not know of the coordinator, which has to call."""
+        """``invited``: it does not know of the coordinator, which has to call. ``build``: it loads what it is told."""
         runtime = runtime or NumbersRuntime(**script)
         calls = () if invited else coordinators
         config = WorkerConfig(host=host, coordinators=calls, capacity=capacity, zone=zone, weight=weight)
-        worker = Worker(config, {runtime.info.part: runtime}, self.network.at(host))
+        worker = Worker(config, {runtime.info.part: runtime}, self.network.at(host), build=build)
         self.workers[host], self.runtimes[host] = worker, runtime
         await worker.start()
         return worker

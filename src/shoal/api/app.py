@@ -26,11 +26,16 @@ DEFAULT_LIMITS = ApiLimits()
 
 
 def build_app(
-    plane: Plane, *, metrics: Callable[[], bytes], jobs: Jobs | None = None, limits: ApiLimits = DEFAULT_LIMITS
+    plane: Plane,
+    *,
+    metrics: Callable[[], bytes],
+    jobs: Jobs | None = None,
+    admin: Sequence[Route] = (),
+    limits: ApiLimits = DEFAULT_LIMITS,
 ) -> App:
     """The application of every surface over one data plane. ``metrics`` returns Prometheus' text format."""
     requests = openai.routes(plane)
-    routes = [*requests, *operations.routes(plane, metrics)]
+    routes = [*requests, *operations.routes(plane, metrics), *admin]
     if jobs is not None:
         routes += job_surface.routes(jobs, App(requests, limits=limits))
     return App(routes, limits=limits)

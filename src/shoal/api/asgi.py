@@ -53,6 +53,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: ApiLimits) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.client: str = (scope.get("client") or ("", 0))[0]  # its address; empty where the server cannot say
         self.limits = limits
         self.keeps_whole: bool = WHOLE in scope.get("extensions", ())
         self.status = 0  # that was answered; 0: none yet

@@ -190,8 +190,10 @@ class AsgiClient:
         json: Any = None,
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
+        client: str = "127.0.0.1",
     ) -> Answer:
         call = self.call(method, path, [msgspec.json.encode(json) if json is not None else body], headers=headers)
+        call.scope["client"] = (client, 50_000)
         await self.run(call)
         assert call.ended, "no whole answer"
         return call.answer

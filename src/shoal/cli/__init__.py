@@ -11,9 +11,12 @@ import click
 
 from shoal.cli.bench import bench
 from shoal.cli.chat import chat
-from shoal.cli.models import pull
+from shoal.cli.infer import infer
+from shoal.cli.models import models
 from shoal.cli.processes import coordinator, serve, worker
+from shoal.cli.pull import pull
 from shoal.cli.settings import config
+from shoal.cli.workers import workers
 from shoal.errors import ConfigError, ShoalError
 
 
@@ -23,7 +26,7 @@ def shoal() -> None:
     """Lightweight, distributed AI inference: one package from a laptop to a fleet."""
 
 
-for command in (serve, coordinator, worker, chat, bench, pull, config):
+for command in (serve, coordinator, worker, chat, infer, models, workers, bench, pull, config):
     shoal.add_command(command)
 
 

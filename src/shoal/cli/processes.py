@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from shoal import node
-from shoal.cli.models import pull_with_progress
+from shoal.cli.pull import pull_with_progress
 from shoal.cli.settings import common_options, settings
 from shoal.config import Config
 from shoal.telemetry import close_tracing, configure_logging, configure_tracing

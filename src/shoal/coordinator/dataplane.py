@@ -17,6 +17,7 @@ from shoal.clock import now
 from shoal.coordinator.admission import Admission
 from shoal.coordinator.dispatch import Dispatcher
 from shoal.coordinator.fleet import Fleet
+from shoal.coordinator.in_flight import InFlight
 from shoal.coordinator.observation import observed
 from shoal.errors import InvalidRequest, ShoalError, WorkerLost
 from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
@@ -24,7 +25,7 @@ from shoal.model_registry import ModelSpec, Registry
 from shoal.telemetry import CoordinatorMetrics
 from shoal.telemetry.genai import conclude, describe, operation
 from shoal.telemetry.tracing import span
-from shoal.types import ModelKind
+from shoal.types import ModelKind, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class ServedModel:
     aliases: tuple[str, ...] = ()
     version: str = "1"
     live: bool = True  # the version that answers to the bare name
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    batchable: bool | None = None  # None: not known before it is loaded
+    context_length: int = 0  # tokens
 
 
 class DataPlane:
@@ -49,6 +54,7 @@ class DataPlane:
         dispatcher: Dispatcher,
         admission: Admission,
         metrics: CoordinatorMetrics,
+        in_flight: InFlight,
         request_timeout: float,
     ) -> None:
         self._registry = registry
@@ -56,6 +62,7 @@ class DataPlane:
         self._dispatcher = dispatcher
         self._admission = admission
         self._metrics = metrics
+        self._in_flight = in_flight
         self._request_timeout = request_timeout  # seconds, for a client and a model that set no deadline
         self._created = int(time.time())
 
@@ -69,6 +76,10 @@ class DataPlane:
                 aliases=self._registry.aliases(spec),
                 version=spec.version,
                 live=self._registry.is_live(spec.id),
+                inputs=spec.inputs,
+                outputs=spec.outputs,
+                batchable=spec.batchable,
+                context_length=spec.context_length,
             )
             for spec in self._registry.list()
         ]
@@ -113,15 +124,18 @@ class DataPlane:
             span(f"{operation(request)} {request.model}", request.trace) as made,
         ):
             spec = self._find(request)
-            _check_kind(spec, kind)
+            spec.check_kind(kind)
+            if isinstance(request, Infer):
+                spec.check(request.inputs)
             deadline = now() + (timeout or spec.settings.timeout or self._request_timeout)
             describe(made, request, spec.id)
             request = _complete(request, spec, made.trace)
-            async with aclosing(self._dispatcher.answer(request, spec, deadline, observation)) as answers:
-                async for answer in answers:
-                    observation.answered(answer)
-                    conclude(made, answer)
-                    yield answer
+            with self._in_flight.of(spec.id):
+                async with aclosing(self._dispatcher.answer(request, spec, deadline, observation)) as answers:
+                    async for answer in answers:
+                        observation.answered(answer)
+                        conclude(made, answer)
+                        yield answer
 
     @contextmanager
     def _let_in(self) -> Iterator[None]:
@@ -145,11 +159,3 @@ def _complete(request: Generate | Infer, spec: ModelSpec, trace: str) -> Generat
         seeded = msgspec.structs.replace(request.sampling, seed=random.getrandbits(63))
         return msgspec.structs.replace(request, sampling=seeded)
     return request
-
-
-def _check_kind(spec: ModelSpec, kind: ModelKind) -> None:
-    if spec.kind is not kind:
-        does = {ModelKind.GENERATE: "generates text", ModelKind.TENSOR: "infers on tensors"}
-        raise InvalidRequest(
-            f"model '{spec.name}' {does[spec.kind]}; this request needs one that {does[kind]}", param="model"
-        )

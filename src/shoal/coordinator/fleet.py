@@ -5,15 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from shoal.aio import Tasks
 from shoal.clock import now
 from shoal.cluster import Member, Membership, Verdict, Vigil
-from shoal.errors import ConfigError, ProtocolError, WorkerLost
+from shoal.errors import ConfigError, NotFound, ProtocolError, ShoalError, WorkerLost
 from shoal.load_balancer import Health, Pool, Replica
-from shoal.messages import Deregister, Invite, ModelInfo, Register, Registered, Status
+from shoal.messages import (
+    Deploy,
+    Deregister,
+    Drain,
+    Invite,
+    ModelInfo,
+    Register,
+    Registered,
+    Status,
+    Undeploy,
+)
 from shoal.model_registry import Registry
 from shoal.rpc import Connection, Dialer, Handler, Hello, Network
 from shoal.telemetry import CoordinatorMetrics
@@ -22,6 +33,7 @@ from shoal.types import CoordinatorId, ModelId, ModelPart, WorkerId, WorkerState
 logger = logging.getLogger(__name__)
 
 INVITE_TIMEOUT = 5.0  # seconds
+ANSWER_TIMEOUT = 5.0  # seconds a worker has beside the time it was given to drain
 
 
 class Fleet:
@@ -52,6 +64,8 @@ class Fleet:
         self._connections: dict[WorkerId, Connection] = {}
         self._dialers: list[Dialer] = []
         self._tasks = Tasks()
+        #: Called when a worker came, went, or told something new of itself or its models.
+        self.on_change: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
         states = ", ".join(f"{count} {state}" for state, count in self._membership.count().items())
@@ -76,11 +90,7 @@ class Fleet:
         """Take a worker in. Raises :class:`ShoalError` when it cannot be."""
         if connection.peer.role != "worker":
             raise ProtocolError(f"a {connection.peer.role} cannot register as a worker")
-        for info in message.models:
-            try:
-                self._registry.learn(info)
-            except ConfigError as error:
-                logger.warning("%s", error.message, extra={"action": "model_refused", "worker": message.worker_id})
+        self._learn(message)
         known = connection in self._links
         member = self._membership.registered(message, now())
         self._links[connection] = member
@@ -95,6 +105,7 @@ class Fleet:
             _listed(message.models),
             extra={"action": "worker_registered", "worker": member.worker_id},
         )
+        self.on_change()
         return Registered(self._coordinator_id, self._heartbeat_interval)
 
     def status(self, message: Status, connection: Connection) -> None:
@@ -103,6 +114,8 @@ class Fleet:
         before = (member.state, member.told_models)
         self._membership.reported(member, message, now())
         if before != (member.state, member.told_models):
+            self._learn(message)
+            self.on_change()
             self._metrics.workers(self._membership.count())
             logger.info(
                 "worker %s is %s: %s",
@@ -113,15 +126,8 @@ class Fleet:
             )
 
     def deregister(self, message: Deregister, connection: Connection) -> None:
-        member = self._member(connection)
-        self._membership.left(member, message.reason)
-        self._metrics.workers(self._membership.count())
-        logger.info(
-            "worker %s left: %s",
-            member.worker_id,
-            message.reason,
-            extra={"action": "worker_left", "worker": member.worker_id},
-        )
+        self._left(self._member(connection), message.reason)
+        self.on_change()
 
     # -- for the data plane
 
@@ -152,6 +158,29 @@ class Fleet:
         with self._links[connection].occupied():
             yield connection
 
+    # -- for those who change it
+
+    def instance(self, worker_id: WorkerId) -> str:
+        """Of the worker's process, as it is now; empty once it has gone."""
+        connection = self._connections.get(worker_id)
+        return "" if connection is None else self._links[connection].registration.instance
+
+    async def order(self, worker_id: WorkerId, message: Deploy | Undeploy, timeout: float) -> None:
+        """Return once the worker has done it. Raises :class:`ShoalError`."""
+        connection = self._connections.get(worker_id)
+        if connection is None:
+            raise WorkerLost(f"worker {worker_id} has gone")
+        await connection.call(message, timeout=timeout)
+
+    def drain(self, worker_id: WorkerId, timeout: float) -> Coroutine[Any, Any, None]:
+        """Nothing new goes there from now on; the rest is to be awaited. Raises :class:`NotFound`."""
+        connection = self._connections.get(worker_id)
+        if connection is None:
+            raise NotFound(f"there is no worker '{worker_id[:64]}'", param="worker")
+        self._membership.draining(self._links[connection])
+        self.on_change()
+        return _drain(connection, timeout)
+
     # -- who has gone
 
     def _member(self, connection: Connection) -> Member:
@@ -160,17 +189,34 @@ class Fleet:
         except KeyError:
             raise ProtocolError(f"{connection.name} has not registered") from None
 
+    def _left(self, member: Member, reason: str) -> None:
+        self._membership.left(member, reason)
+        self._metrics.workers(self._membership.count())
+        extra = {"action": "worker_left", "worker": member.worker_id}
+        logger.info("worker %s left: %s", member.worker_id, reason, extra=extra)
+
+    def _learn(self, message: Register | Status) -> None:
+        for info in message.models:
+            try:
+                self._registry.learn(info)
+            except ConfigError as error:
+                logger.warning("%s", error.message, extra={"action": "model_refused", "worker": message.worker_id})
+
     async def _accompany(self, connection: Connection) -> None:
         """Until a worker's connection ends, however it does; then the worker is out of rotation at once."""
         await connection.wait_closed()
         member = self._links.pop(connection)
         if self._connections.get(member.worker_id) is connection:
             del self._connections[member.worker_id]
-        if member.state is not WorkerState.GONE:
+        if member.state is WorkerState.DRAINING:
+            # Its goodbye may be overtaken by the end of its connection.
+            self._left(member, "it was draining")
+        elif member.state is not WorkerState.GONE:
             self._membership.left(member, "its connection ended")
             self._metrics.workers(self._membership.count())
             self._health.connection_lost(member.worker_id, now())
             logger.warning("worker %s is lost: %r", member.worker_id, connection, extra={"action": "worker_lost"})
+        self.on_change()
 
     async def _watch(self) -> None:
         """Look for silence: a suspect gets no requests; one that stays silent loses its connection, and with it all."""
@@ -213,3 +259,8 @@ def _listed(models: Sequence[ModelInfo]) -> str:
 
 async def _invite(connection: Connection) -> None:
     await connection.call(Invite(), timeout=INVITE_TIMEOUT)
+
+
+async def _drain(connection: Connection, timeout: float) -> None:
+    with suppress(ShoalError):  # that it has gone is noticed elsewhere
+        await connection.call(Drain(timeout), timeout=timeout + ANSWER_TIMEOUT)

@@ -20,7 +20,7 @@ from shoal.messages import (
     Status,
 )
 from shoal.rpc import Call
-from shoal.types import ModelName, ModelState
+from shoal.types import ModelName, ModelState, Version
 
 
 class NativeSurface:
@@ -55,6 +55,13 @@ class NativeSurface:
                 name=ModelName(model.name),
                 kind=model.kind,
                 state=ModelState.READY if model.ready else ModelState.LOADING,
+                version=Version(model.version),
+                context_length=model.context_length,
+                inputs=model.inputs,
+                outputs=model.outputs,
+                batchable=model.batchable is not False,
+                aliases=model.aliases,
+                live=model.live,
             )
             for model in self._plane.models()
         ]

@@ -10,8 +10,8 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from shoal.engines.base import EngineOptions, TensorEngine
-from shoal.engines.specs import check_inputs
 from shoal.errors import EngineFailed, InvalidRequest, ModelLoadFailed
+from shoal.model_registry import check_inputs
 from shoal.types import Array, Tensors, TensorSpec
 
 _SEVERITY_ERROR = 3

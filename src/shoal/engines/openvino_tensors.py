@@ -12,8 +12,8 @@ import openvino as ov
 
 from shoal.engines.base import EngineOptions, TensorEngine
 from shoal.engines.openvino_cpu import cpu_settings
-from shoal.engines.specs import check_inputs
 from shoal.errors import EngineFailed, InvalidRequest, ModelLoadFailed
+from shoal.model_registry import check_inputs
 from shoal.types import Tensors, TensorSpec
 
 #: What OpenVINO calls a type. Strings need its tokenizer extension; bfloat16 has no place in the protocol.

@@ -37,8 +37,8 @@ from typing import Any
 import numpy as np
 
 from shoal.engines.base import EngineOptions, TensorEngine
-from shoal.engines.specs import check_inputs, check_outputs
 from shoal.errors import EngineFailed, ModelLoadFailed, ShoalError
+from shoal.model_registry import check_inputs, check_outputs
 from shoal.types import DTYPES, Tensors, TensorSpec
 
 

@@ -8,8 +8,11 @@ from shoal.model_registry.arguments import (
     parse_model_argument,
     parse_model_id,
 )
-from shoal.model_registry.registry import MAX_MODELS, Registry, Weights
-from shoal.model_registry.spec import Engine, ModelSpec, Source
+from shoal.model_registry.records import Records, changes, records, restored
+from shoal.model_registry.registry import MAX_MODELS, Registry
+from shoal.model_registry.schema import check_inputs, check_outputs, datatype
+from shoal.model_registry.spec import Engine, ModelSpec, Placement, Source
+from shoal.model_registry.weights import Weights
 
 __all__ = [
     "BUILT_IN",
@@ -17,11 +20,19 @@ __all__ = [
     "MAX_MODELS",
     "Engine",
     "ModelSpec",
+    "Placement",
+    "Records",
     "Registry",
     "Source",
     "Weights",
+    "changes",
+    "check_inputs",
+    "check_outputs",
     "classify",
+    "datatype",
     "make_spec",
     "parse_model_argument",
     "parse_model_id",
+    "records",
+    "restored",
 ]

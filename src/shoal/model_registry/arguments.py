@@ -96,6 +96,7 @@ def make_spec(model_id: str, settings: ModelConfig) -> ModelSpec:
         settings=settings,
         inputs=_tensors(settings.inputs, model_id),
         outputs=_tensors(settings.outputs, model_id),
+        batchable=settings.batchable,
     )
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
-from shoal.errors import ConfigError, ModelNotFound
+from shoal.errors import ConfigError, Conflict, ModelNotFound
 from shoal.messages import ModelInfo
 from shoal.model_registry.arguments import DEFAULT_ALIAS, parse_model_id
-from shoal.model_registry.spec import ModelSpec
+from shoal.model_registry.spec import DOES, ModelSpec, Placement
+from shoal.model_registry.weights import Weights, draw
 from shoal.types import ModelId, ModelKind, ModelName, ModelPart, Version
 
 MAX_MODELS: Final = 16_384  # versions counted; metrics have a series a model
+MAX_ALIASES: Final = 16_384
 _NAMES_SHOWN: Final = 20  # in an error
-
-Weights = Mapping[str, int]  # of what an alias points at, NAME or NAME@VERSION
+_REMOVED_KEPT: Final = 1024  # names that were taken out, so that nobody brings them back by accident
 
 
 class Registry:
@@ -29,6 +31,11 @@ class Registry:
         self._specs: dict[ModelId, ModelSpec] = {}
         self._live: dict[ModelName, Version] = {}
         self._aliases: dict[ModelName, Weights] = {}
+        self._promoted: dict[ModelName, Version] = {}  # a version may be promoted before a worker tells of it
+        self._placements: dict[ModelId, Placement] = {}
+        self._reserved: dict[ModelId, ModelSpec] = {}
+        self._removed: dict[ModelId, None] = {}  # the longest ago first
+        self._removed_aliases: dict[ModelName, None] = {}
         for spec in specs:
             self.add(spec)
         for alias, targets in (aliases or {}).items():
@@ -43,34 +50,84 @@ class Registry:
 
     # -- changes
 
-    def add(self, spec: ModelSpec) -> None:
-        """Raises :class:`ConfigError` when a name is taken or too many are; then nothing has changed."""
-        aliases = spec.settings.aliases
-        if len(self._specs) >= MAX_MODELS:
-            raise ConfigError(f"there are {MAX_MODELS} models already, which is the limit", param="models")
-        if spec.id in self._specs:
-            raise ConfigError(f"there are two models called '{_shown(spec)}'", param="models")
-        if repeated := [alias for alias in aliases if aliases.count(alias) > 1 or alias == spec.name]:
-            raise ConfigError(f"model '{spec.name}' has the alias '{repeated[0]}' twice", param="aliases")
-        if spec.name in self._aliases:
-            raise ConfigError(f"'{spec.name}' is already an alias of {self._targets(spec.name)}", param="aliases")
-        for alias in aliases:
-            self._check_free(alias, of=spec.name)
+    def add(self, spec: ModelSpec, placement: Placement | None = None) -> None:
+        """``placement``: where it shall be, if workers are to load it; None: those that have it have it of their own.
+
+        Raises :class:`ConfigError` when a name is taken or too many are; then nothing has changed.
+        """
+        self._check(spec)
         self._specs[spec.id] = spec
         self._live.setdefault(spec.name, spec.version)
-        self._aliases |= {ModelName(alias): {spec.name: 1} for alias in aliases}
+        if self._promoted.get(spec.name) == spec.version:
+            self._live[spec.name] = spec.version
+        self._aliases |= {ModelName(alias): {spec.name: 1} for alias in spec.settings.aliases}
+        for alias in spec.settings.aliases:
+            self._removed_aliases.pop(ModelName(alias), None)
+        self._removed.pop(spec.id, None)
+        if placement is not None:
+            self._placements[spec.id] = placement
+
+    @contextmanager
+    def reserved(self, spec: ModelSpec) -> Iterator[None]:
+        """Keep the version's place free for the block, which has workers load it before clients may find it.
+
+        Raises like :meth:`add`.
+        """
+        self._check(spec)
+        self._reserved[spec.id] = spec
+        try:
+            yield
+        finally:
+            del self._reserved[spec.id]
 
     def learn(self, info: ModelInfo) -> None:
-        """Take in a model that a worker told of; what was configured stays as it is. Raises like :meth:`add`."""
-        if info.id not in self._specs:
-            self.add(
-                ModelSpec(
-                    name=info.name, kind=info.kind, version=info.version, inputs=info.inputs, outputs=info.outputs
-                )
-            )
+        """Take in what a worker tells of a model; what was configured stays as it is.
 
-    def point(self, alias: str, targets: Weights) -> None:
-        """Let an alias lead to models, each with its weight. Raises :class:`ConfigError`."""
+        A version that was removed, or is not to be found yet, stays so. Raises like :meth:`add`, and when the worker's
+        model is of another kind.
+        """
+        if info.id in self._removed or info.id in self._reserved:
+            return
+        known = self._specs.get(info.id)
+        if known is None:
+            self.add(ModelSpec(name=info.name, kind=info.kind, version=info.version).completed(info))
+        elif known.kind is not info.kind:
+            raise ConfigError(f"model '{known.id}' {DOES[known.kind]}, but a worker's {DOES[info.kind]}", param="kind")
+        else:
+            self._specs[info.id] = known.completed(info)
+
+    def remove(self, models: Iterable[ModelId]) -> None:
+        """Take versions of one model out, with the aliases that their own settings made.
+
+        Raises :class:`ModelNotFound`; :class:`Conflict` while one of them is live and others would stay, or an alias
+        leads to one. Then nothing has changed.
+        """
+        leaving = [self.resolve_exactly(model) for model in models]
+        ids = {spec.id for spec in leaving}
+        own = {alias for spec in leaving for alias in spec.settings.aliases if self._is_own(alias, spec)}
+        for name in {spec.name for spec in leaving}:
+            staying = [spec for spec in self.versions(name) if spec.id not in ids]
+            self._check_leaving(name, ids, own, staying)
+            if not staying:
+                del self._live[name]
+                self._promoted.pop(name, None)
+                self._aliases = {alias: targets for alias, targets in self._aliases.items() if alias not in own}
+        for model in ids:
+            del self._specs[model]
+            self._placements.pop(model, None)
+            self.keep_out(model)
+
+    def keep_out(self, model: ModelId) -> None:
+        """Ignore a version that workers have of their own."""
+        self._removed[model] = None
+        if len(self._removed) > _REMOVED_KEPT:
+            del self._removed[next(iter(self._removed))]
+
+    def point(self, alias: str, targets: Weights, *, known: bool = True) -> None:
+        """Let an alias lead to models, each with its weight. Raises :class:`ConfigError`.
+
+        ``known``: they must be there already. Otherwise a worker may tell of them later.
+        """
         name, version = parse_model_id(alias)
         if version is not None:
             raise ConfigError(f"an alias has no version: '{alias}'", param="aliases")
@@ -79,13 +136,35 @@ class Registry:
         if name in self._live:
             raise ConfigError(f"there are two models called '{alias}'", param="aliases")
         for target in targets:
-            if self._find(target) is None:
-                raise ConfigError(f"alias '{alias}' leads to '{target}', which is no model", param="aliases")
+            if known and self._find(target) is None:
+                raise ConfigError(f"alias '{alias}' leads to '{target[:64]}', which is no model", param="aliases")
+        if name not in self._aliases and len(self._aliases) >= MAX_ALIASES:
+            raise ConfigError(f"there are {MAX_ALIASES} aliases already, which is the limit", param="aliases")
         self._aliases[name] = dict(targets)
+        self._removed_aliases.pop(name, None)
 
-    def promote(self, model: ModelId) -> None:
-        """Let this version answer to the bare name. Raises :class:`ModelNotFound`."""
-        self._live[model.name] = self.resolve(str(model)).version
+    def unpoint(self, alias: str) -> None:
+        """Take an alias away; harmless when it is not there."""
+        self._aliases.pop(ModelName(alias), None)
+        self._removed_aliases[ModelName(alias)] = None
+        if len(self._removed_aliases) > _REMOVED_KEPT:
+            del self._removed_aliases[next(iter(self._removed_aliases))]
+
+    def promote(self, model: ModelId, *, known: bool = True) -> None:
+        """Let this version answer to the bare name. Raises :class:`ModelNotFound`, unless it may be told of later."""
+        if known or model in self._specs:
+            self._live[model.name] = self.resolve_exactly(model).version
+        self._promoted[model.name] = model.version
+
+    def snapshot(self) -> Registry:
+        """A copy as it is now, for :meth:`restore`."""
+        made = copy.copy(self)
+        vars(made).update({name: dict(value) for name, value in vars(self).items()})
+        return made
+
+    def restore(self, snapshot: Registry) -> None:
+        """Be again as the snapshot is."""
+        vars(self).update(vars(snapshot.snapshot()))
 
     # -- questions
 
@@ -95,24 +174,57 @@ class Registry:
         Of an alias with several models the ``key`` chooses, the same one each time, as often as its weight says.
         """
         targets = self._aliases.get(ModelName(name))
-        if found := self._find(name if targets is None else _draw(targets, name, key)):
+        wanted = name if targets is None else draw(targets, name, key)
+        if found := self._find(wanted):
             return found
+        if targets is not None:
+            raise ModelNotFound(f"alias '{name}' leads to '{wanted}', which no worker has told of yet", param="model")
         if name == DEFAULT_ALIAS and (default := self._default()):
             return default
         raise ModelNotFound(f"there is no model '{name[:64]}'; {self._what_there_is()}", param="model")
+
+    def get(self, model: ModelId) -> ModelSpec | None:
+        return self._specs.get(model)
+
+    def resolve_exactly(self, model: ModelId) -> ModelSpec:
+        """Raises :class:`ModelNotFound`."""
+        if model not in self._specs:
+            raise ModelNotFound(f"there is no model '{model}'; {self._what_there_is()}", param="model")
+        return self._specs[model]
 
     def list(self) -> tuple[ModelSpec, ...]:
         """Every version of every model, in the order they were added."""
         return tuple(self._specs.values())
 
+    def versions(self, name: str) -> tuple[ModelSpec, ...]:
+        """In the order they were added; none of a name that is no model's own."""
+        return tuple(spec for spec in self._specs.values() if spec.name == name)
+
     def parts(self, model: ModelId) -> Sequence[ModelPart]:
         """What replicas of this model are copies of: all of it, or each of its shards."""
         spec = self._specs.get(model)
-        shards = spec and spec.settings.shards
-        return [ModelPart(model, shard) for shard in (range(shards.count) if shards else (None,))]
+        return (ModelPart(model),) if spec is None else spec.parts()
 
     def is_live(self, model: ModelId) -> bool:
         return self._live.get(model.name) == model.version
+
+    def promoted(self) -> Mapping[ModelName, Version]:
+        """What was promoted, whether or not a worker has told of it."""
+        return self._promoted
+
+    def placements(self) -> Mapping[ModelId, Placement]:
+        """Of the versions that workers are to load; what they have of their own has none."""
+        return self._placements
+
+    def removed(self) -> Iterable[ModelId]:
+        """Versions that were taken out and are to stay out, the longest ago first."""
+        return self._removed
+
+    def removed_aliases(self) -> Iterable[ModelName]:
+        return self._removed_aliases
+
+    def all_aliases(self) -> Mapping[ModelName, Weights]:
+        return self._aliases
 
     def aliases(self, spec: ModelSpec) -> tuple[ModelName, ...]:
         """Every other name that leads to this version, ``default`` included where it does."""
@@ -120,6 +232,45 @@ class Registry:
         found = tuple(alias for alias, targets in self._aliases.items() if names & targets.keys())
         is_default = DEFAULT_ALIAS not in self._live and DEFAULT_ALIAS not in self._aliases and spec == self._default()
         return (*found, DEFAULT_ALIAS) if is_default else found
+
+    def _check(self, spec: ModelSpec) -> None:
+        aliases = spec.settings.aliases
+        if len(self._specs) >= MAX_MODELS:
+            raise ConfigError(f"there are {MAX_MODELS} models already, which is the limit", param="models")
+        if spec.id in self._specs:
+            raise ConfigError(f"there are two models called '{_shown(spec)}'", param="models")
+        if spec.id in self._reserved:
+            raise ConfigError(f"model '{_shown(spec)}' is being loaded already", param="models")
+        if (live := self._find(spec.name)) and live.kind is not spec.kind:
+            raise ConfigError(
+                f"model '{spec.id}' {DOES[spec.kind]}, but '{live.id}' {DOES[live.kind]}: versions of one model are of "
+                "one kind; give it another name",
+                param="models",
+            )
+        if repeated := [alias for alias in aliases if aliases.count(alias) > 1 or alias == spec.name]:
+            raise ConfigError(f"model '{spec.name}' has the alias '{repeated[0]}' twice", param="aliases")
+        if spec.name in self._aliases:
+            raise ConfigError(f"'{spec.name}' is already an alias of {self._targets(spec.name)}", param="aliases")
+        for alias in aliases:
+            self._check_free(alias, of=spec.name)
+
+    def _check_leaving(self, name: ModelName, ids: set[ModelId], own: set[str], staying: Iterable[ModelSpec]) -> None:
+        others = [spec.version for spec in staying]
+        if others and ModelId(name, self._live[name]) in ids:
+            raise Conflict(
+                f"'{name}@{self._live[name]}' is the live version: promote another ({', '.join(others)}) first",
+                param="model",
+            )
+        gone = {str(model) for model in ids} | ({name} if not others else set())
+        for alias, targets in self._aliases.items():
+            if gone & targets.keys() and not (alias in own and not others):
+                raise Conflict(
+                    f"alias '{alias}' leads to {self._targets(alias)}: point it elsewhere first", param="model"
+                )
+
+    def _is_own(self, alias: str, spec: ModelSpec) -> bool:
+        """Is the alias still as the settings of this model made it?"""
+        return self._aliases.get(ModelName(alias)) == {spec.name: 1}
 
     def _find(self, name: str) -> ModelSpec | None:
         bare, _, version = name.partition("@")
@@ -152,16 +303,3 @@ class Registry:
 
 def _shown(spec: ModelSpec) -> str:
     return spec.name if spec.version == ModelId(spec.name).version else str(spec.id)
-
-
-def _draw(targets: Weights, alias: str, key: str) -> str:
-    """The target whose share of the circle a hash of the key falls into."""
-    if len(targets) == 1:
-        return next(iter(targets))
-    digest = blake2b(f"{alias}\0{key}".encode(errors="replace"), digest_size=8).digest()
-    point = int.from_bytes(digest, "little") * sum(targets.values()) >> 64
-    for target, weight in targets.items():
-        point -= weight
-        if point < 0:
-            return target
-    raise AssertionError("the point lies below the sum of the weights")

@@ -9,17 +9,21 @@ import uuid
 
 from prometheus_client import CollectorRegistry
 
-from shoal.api import build_app
+from shoal.api import admin, build_app
 from shoal.api.listener import Listener
 from shoal.config import Config, CoordinatorConfig
 from shoal.coordinator.admission import Admission
+from shoal.coordinator.control import Control
 from shoal.coordinator.dataplane import DataPlane
 from shoal.coordinator.dispatch import Dispatcher
 from shoal.coordinator.fleet import Fleet
+from shoal.coordinator.in_flight import InFlight
 from shoal.coordinator.jobs import Jobs
 from shoal.coordinator.native import NativeSurface
+from shoal.coordinator.overview import Overview
+from shoal.discovery import MemoryStore, Store, open_store
 from shoal.load_balancer import Health
-from shoal.model_registry import Registry
+from shoal.model_registry import Registry, restored
 from shoal.node.models import configured_aliases, configured_models
 from shoal.rpc import Hello, Network, Server, TcpNetwork
 from shoal.telemetry import CoordinatorMetrics
@@ -37,6 +41,7 @@ class Coordinator:
         registry: Registry,
         network: Network,
         *,
+        store: Store | None = None,
         chance: random.Random | None = None,
     ) -> None:
         self._settings = settings
@@ -55,28 +60,53 @@ class Coordinator:
             chance=chance,
         )
         self.dispatcher = Dispatcher(fleet=self.fleet, health=health, registry=registry, metrics=self.metrics)
+        in_flight = InFlight()
         self.plane = DataPlane(
             registry=registry,
             fleet=self.fleet,
             dispatcher=self.dispatcher,
             admission=self.admission,
             metrics=self.metrics,
+            in_flight=in_flight,
             request_timeout=settings.request_timeout,
         )
+        self.control = Control(
+            registry=registry,
+            fleet=self.fleet,
+            in_flight=in_flight,
+            store=store or MemoryStore(),
+            drain_timeout=settings.drain_timeout,
+        )
+        self.overview = Overview(registry=registry, fleet=self.fleet, in_flight=in_flight, control=self.control)
         self._hello = Hello(role="coordinator", node_id=name)
         self._handle = NativeSurface(self.plane, self.fleet).handle
         self.server = Server(hello=self._hello, handler=self._handle)
 
     def start(self) -> None:
         self.fleet.start()
+        self.control.start()
         for worker in self._settings.workers:
             self.fleet.call(self._network, worker, self._hello, self._handle)
 
     async def stop(self) -> None:
         """Take nothing new, let what runs end, then close every connection."""
         await self.admission.drain(self._settings.drain_timeout)
+        await self.control.close()
         await self.fleet.close()
         await self.server.close("the coordinator stops")
+
+
+def open_registry(config: Config) -> tuple[Store, Registry]:
+    """What was configured, and what was changed since, where that is kept. Raises :class:`ConfigError`."""
+    configured = Registry(configured_models(config), configured_aliases(config))
+    if not config.registry.url:
+        return MemoryStore(), configured
+    store = open_store(config.registry.url)
+    try:
+        return store, restored(configured, store.load())
+    except BaseException:
+        store.close()
+        raise
 
 
 class CoordinatorNode:
@@ -84,8 +114,13 @@ class CoordinatorNode:
 
     def __init__(self, config: Config) -> None:
         self._settings = config.coordinator
-        self._coordinator = Coordinator(
-            config.coordinator, Registry(configured_models(config), configured_aliases(config)), TcpNetwork()
+        store, registry = open_registry(config)
+        self._coordinator = Coordinator(config.coordinator, registry, TcpNetwork(), store=store)
+        surface = admin.routes(
+            self._coordinator.control,
+            self._coordinator.overview,
+            decision=self._coordinator.dispatcher.decision,
+            anybody=config.coordinator.admin == "any",
         )
         # Half of the places are left to requests whose clients wait.
         self._jobs = Jobs(
@@ -93,7 +128,9 @@ class CoordinatorNode:
             admission=self._coordinator.admission,
             max_running=max(1, config.coordinator.max_in_flight // 2),
         )
-        app = build_app(self._coordinator.plane, metrics=self._coordinator.metrics.render, jobs=self._jobs)
+        app = build_app(
+            self._coordinator.plane, metrics=self._coordinator.metrics.render, jobs=self._jobs, admin=surface
+        )
         self._listener = Listener(app, self._coordinator.server.accept, drain_timeout=self._settings.drain_timeout)
 
     async def start(self) -> str:

@@ -16,9 +16,9 @@ from typing import Protocol
 from shoal.batcher import BatchLimits
 from shoal.batcher.stacking import count_rows, split, stack
 from shoal.engines.base import TensorEngine
-from shoal.engines.specs import check_inputs
 from shoal.errors import InvalidRequest, ModelLoadFailed, PayloadTooLarge
 from shoal.messages import LoadSteps, RunSteps, StepInfo
+from shoal.model_registry import check_inputs
 from shoal.preproc import Chain, pick
 from shoal.telemetry.tracing import span
 from shoal.types import StepSpec, Tensors, TensorSpec

@@ -13,9 +13,10 @@ import psutil
 
 from shoal.aio import Tasks
 from shoal.config import WorkerConfig
-from shoal.errors import Draining, ModelNotFound, Overloaded, ProtocolError, ShoalError, WorkerLost
+from shoal.errors import Draining, Overloaded, ProtocolError, ShoalError, WorkerLost
 from shoal.messages import (
     Ack,
+    Deploy,
     Deregister,
     Drain,
     Generate,
@@ -24,17 +25,18 @@ from shoal.messages import (
     ListModels,
     Load,
     Message,
-    ModelInfo,
     ModelList,
     Register,
     Registered,
     Resources,
     Status,
+    Undeploy,
 )
 from shoal.rpc import Call, Connection, Dialer, Hello, Network, Server
 from shoal.rpc.network import join_address
 from shoal.types import FIRST_VERSION, ModelId, ModelPart, WorkerId, WorkerState
 from shoal.worker.lifecycle import worker_state
+from shoal.worker.models import Build, Models
 from shoal.worker.runtime import ModelRuntime
 
 logger = logging.getLogger(__name__)
@@ -52,11 +54,11 @@ class Worker:
         network: Network,
         *,
         worker_id: WorkerId | None = None,
+        build: Build | None = None,
     ) -> None:
         self.address = ""
         self.state = WorkerState.STARTING
         self._config = config
-        self._runtimes = runtimes
         self._network = network
         self._worker_id = worker_id
         self._instance = uuid.uuid4().hex
@@ -65,6 +67,7 @@ class Worker:
         self._links: set[Connection] = set()  # registered with a coordinator
         self._heartbeat = HEARTBEAT
         self._changed = asyncio.Event()
+        self._models = Models(runtimes, build=build, changed=self._changed.set)
         self._idle = asyncio.Event()
         self._idle.set()
         self._drained = asyncio.Event()
@@ -85,8 +88,7 @@ class Worker:
         self._worker_id = self._worker_id or WorkerId(f"worker-{name}")
         self._server = Server(hello=self._hello(), handler=self._handle)
         self.address = await self._server.listen(self._network, wanted)
-        for runtime in self._runtimes.values():
-            runtime.start(self._changed.set)
+        self._models.start()
         self._tasks.start(self._report(), name="report status")
         for address in self._config.coordinators:
             dialer = Dialer(
@@ -123,7 +125,7 @@ class Worker:
             await dialer.close()
         if self._server is not None:
             await self._server.close("the worker stops")
-        await asyncio.gather(*(runtime.close() for runtime in self._runtimes.values()))
+        await self._models.close()
         await self._tasks.close()
 
     # -- coordinators
@@ -144,7 +146,7 @@ class Worker:
             capacity=self._config.capacity,
             resources=_resources(self._config),
             state=self._next_state(),
-            models=self._models(),
+            models=self._models.infos(),
             zone=self._config.zone,
             role=self._config.role,
             weight=self._config.weight,
@@ -171,27 +173,27 @@ class Worker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self._heartbeat)
             self._changed.clear()
-            self.state = self._next_state()
-            status = Status(self._id, self.state, self._load(), self._models())
-            for link in self._links:
-                with suppress(WorkerLost):
-                    link.notify(status)
+            self._tell()
             await asyncio.sleep(STATUS_PAUSE)
+
+    def _tell(self) -> None:
+        self.state = self._next_state()
+        status = Status(self._id, self.state, self._load(), self._models.infos())
+        for link in self._links:
+            with suppress(WorkerLost):
+                link.notify(status)
 
     def _next_state(self) -> WorkerState:
         return worker_state(
             self.state,
-            [runtime.info.state for runtime in self._runtimes.values()],
+            [info.state for info in self._models.infos()],
             in_flight=self._in_flight,
             capacity=self._config.capacity,
             draining=self._draining,
         )
 
-    def _models(self) -> tuple[ModelInfo, ...]:
-        return tuple(runtime.info for runtime in self._runtimes.values())
-
     def _load(self) -> Load:
-        loads = [runtime.load() for runtime in self._runtimes.values()]
+        loads = self._models.loads()
         return Load(
             in_flight=self._in_flight,
             waiting=sum(load.waiting for load in loads),
@@ -203,19 +205,21 @@ class Worker:
     async def _handle(self, message: Message, call: Call) -> None:
         match message:
             case Generate():
-                runtime = self._runtime(message)
-                with self._occupied():
+                with self._occupied(), self._models.used(_part(message)) as runtime:
                     async with aclosing(runtime.generate(message)) as chunks:
                         async for chunk in chunks:
                             await call.send(chunk)
             case Infer():
-                runtime = self._runtime(message)
-                with self._occupied():
+                with self._occupied(), self._models.used(_part(message)) as runtime:
                     async with aclosing(runtime.infer(message, deadline=call.deadline)) as parts:
                         async for part in parts:
                             await call.send(part)
+            case Deploy() | Undeploy():
+                await self._change(message)
+                self._tell()  # before the answer: who has it may at once rely on what it knows of this worker
+                await call.send(Ack())
             case ListModels():
-                await call.send(ModelList(self._models()))
+                await call.send(ModelList(self._models.infos()))
             case Invite():
                 await call.send(Ack())
                 self._tasks.start(self._register(call.connection), name="register")
@@ -226,13 +230,13 @@ class Worker:
             case _:
                 raise ProtocolError(f"a worker does not take {type(message).__name__}")
 
-    def _runtime(self, message: Generate | Infer) -> ModelRuntime:
-        shard = message.shard if isinstance(message, Infer) else None
-        part = ModelPart(ModelId(message.model, message.version or FIRST_VERSION), shard)
-        try:
-            return self._runtimes[part]
-        except KeyError:
-            raise ModelNotFound(f"this worker has no model '{part}'", param="model") from None
+    async def _change(self, order: Deploy | Undeploy) -> None:
+        if isinstance(order, Undeploy):
+            await self._models.undeploy(order)
+        elif self._draining:
+            raise Draining(f"worker {self._id} is leaving")
+        else:
+            await self._models.deploy(order)
 
     @contextmanager
     def _occupied(self) -> Iterator[None]:
@@ -254,6 +258,11 @@ class Worker:
             if not self._in_flight:
                 self._idle.set()
             self._changed.set()
+
+
+def _part(request: Generate | Infer) -> ModelPart:
+    shard = request.shard if isinstance(request, Infer) else None
+    return ModelPart(ModelId(request.model, request.version or FIRST_VERSION), shard)
 
 
 def _resources(config: WorkerConfig) -> Resources:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
-from shoal.config import ModelConfig, ShardConfig
-from shoal.errors import ConfigError, ModelNotFound
+from shoal.config import ModelConfig, ShardConfig, TensorConfig
+from shoal.errors import ConfigError, Conflict, ModelNotFound
 from shoal.messages import ModelInfo
-from shoal.model_registry import MAX_MODELS, ModelSpec, Registry
-from shoal.types import ModelId, ModelKind, ModelName, ModelState, Version
+from shoal.model_registry import MAX_MODELS, ModelSpec, Placement, Registry, make_spec
+from shoal.types import ModelId, ModelKind, ModelName, ModelState, TensorSpec, Version
 
 
 def model(name: str, *aliases: str, kind: ModelKind = ModelKind.GENERATE) -> ModelSpec:
@@ -69,15 +72,48 @@ def test_clashes_and_loops_are_refused(models: list[ModelSpec], says: str) -> No
     assert registry.list() == before
 
 
+def told(name: str, kind: ModelKind = ModelKind.TENSOR, number: str = "1", **more: Any) -> ModelInfo:
+    return ModelInfo(ModelName(name), kind, more.pop("state", ModelState.READY), version=Version(number), **more)
+
+
 def test_a_model_that_only_a_worker_knows_is_learned_once() -> None:
     registry = Registry([CHAT])
-    registry.learn(ModelInfo(ModelName("new"), ModelKind.TENSOR, ModelState.LOADING, version=Version("7")))
-    registry.learn(ModelInfo(ModelName("new"), ModelKind.GENERATE, ModelState.READY, version=Version("7")))
-    registry.learn(ModelInfo(ModelName("smollm2"), ModelKind.TENSOR, ModelState.READY))
+    for _ in range(2):
+        registry.learn(told("new", number="7", state=ModelState.LOADING))
     assert [spec.name for spec in registry.list()] == ["smollm2", "new"]
-    assert registry.resolve("smollm2") is CHAT
     assert registry.resolve("new").kind is ModelKind.TENSOR
     assert registry.resolve("new").version == "7"
+
+
+def test_a_loaded_model_completes_what_the_configuration_leaves_open_and_overrides_nothing() -> None:
+    x, y = TensorSpec("x", "FP32", (-1, 4)), TensorSpec("y", "FP32", (-1,))
+    configured = make_spec(
+        "m", ModelConfig(uri="m.onnx", inputs=(TensorConfig(name="x", dtype="FP32", shape=(-1, 4)),))
+    )
+    registry = Registry([configured])
+    registry.learn(told("m", state=ModelState.LOADING))
+    assert registry.resolve("m") is configured
+    info = told("m", inputs=(TensorSpec("z", "BOOL", (1,)),), outputs=(y,), batchable=False)
+    registry.learn(info)
+    found = registry.resolve("m")
+    assert (found.inputs, found.outputs, found.batchable) == ((x,), (y,), False)
+    registry.learn(info)
+    assert registry.resolve("m") is found
+
+
+def test_whether_a_model_is_batchable_can_be_configured() -> None:
+    registry = Registry([make_spec("m", ModelConfig(uri="m.onnx", batchable=False))])
+    registry.learn(told("m", batchable=True))
+    assert registry.resolve("m").batchable is False
+
+
+def test_versions_of_one_model_are_of_one_kind() -> None:
+    registry = Registry([CHAT])
+    with pytest.raises(ConfigError, match="'smollm2@2' infers on tensors, but 'smollm2@1' generates text"):
+        registry.add(msgspec.structs.replace(version("2"), kind=ModelKind.TENSOR))
+    with pytest.raises(ConfigError, match="'smollm2@1' generates text, but a worker's infers on tensors"):
+        registry.learn(told("smollm2"))
+    assert registry.list() == (CHAT,)
 
 
 def test_the_number_of_models_is_bounded() -> None:
@@ -156,3 +192,95 @@ def test_an_alias_spreads_its_keys_by_weight_and_always_gives_a_key_the_same_mod
 def test_an_alias_that_leads_nowhere_is_refused(alias: str, targets: dict[str, int], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         Registry([CHAT]).point(alias, targets)
+
+
+def test_removing_a_model_takes_the_aliases_of_its_settings_with_it() -> None:
+    registry = Registry([CHAT, TENSOR])
+    registry.remove([CHAT.id])
+    for name in ("smollm2", "smollm2@1", "small", "default"):
+        with pytest.raises(ModelNotFound):
+            registry.resolve(name)
+    assert registry.resolve("embed") is TENSOR
+    assert "smollm2" not in registry
+
+
+@pytest.mark.parametrize(
+    ("aliases", "removed", "says"),
+    [
+        ({}, ["1"], r"'smollm2@1' is the live version: promote another \(2\) first"),
+        ({"chat": {"smollm2@2": 1}}, ["2"], "alias 'chat' leads to 'smollm2@2': point it elsewhere first"),
+        ({"chat": {"smollm2": 1}}, ["1", "2"], "alias 'chat' leads to 'smollm2'"),
+    ],
+)
+def test_what_is_live_or_has_an_alias_is_not_removed(
+    aliases: dict[str, dict[str, int]], removed: list[str], says: str
+) -> None:
+    registry = Registry([version("1"), version("2")], aliases)
+    before = registry.list()
+    with pytest.raises(Conflict, match=says):
+        registry.remove([version(number).id for number in removed])
+    assert registry.list() == before
+    assert registry.resolve("smollm2").version == "1"
+
+
+def test_an_alias_of_the_bare_name_stays_while_a_version_does() -> None:
+    registry = Registry([version("1", "smollm2", "small"), version("2")], {"chat": {"smollm2": 1}})
+    registry.promote(version("2").id)
+    registry.remove([version("1").id])
+    assert registry.resolve("chat").version == registry.resolve("small").version == "2"
+
+
+def test_a_removed_model_is_not_learned_again_until_it_is_added() -> None:
+    registry = Registry([TENSOR])
+    registry.remove([TENSOR.id])
+    registry.learn(told("minilm"))
+    assert not registry.list()
+    registry.add(TENSOR)
+    registry.learn(told("minilm", batchable=True))
+    assert registry.resolve("minilm").batchable
+
+
+def test_a_reserved_version_is_not_found_nor_learned_nor_taken_by_another() -> None:
+    registry = Registry([version("1")])
+    with registry.reserved(version("2")):
+        registry.learn(told("smollm2", ModelKind.GENERATE, "2"))
+        with pytest.raises(ModelNotFound):
+            registry.resolve("smollm2@2")
+        with pytest.raises(ConfigError, match="is being loaded already"):
+            registry.add(version("2"))
+    registry.add(version("2"))
+
+
+def test_a_version_that_was_promoted_before_a_worker_told_of_it_is_live_from_then_on() -> None:
+    registry = Registry()
+    registry.promote(ModelId(ModelName("m"), Version("2")), known=False)
+    registry.learn(told("m", number="1"))
+    assert registry.resolve("m").version == "1"
+    registry.learn(told("m", number="2"))
+    assert registry.resolve("m").version == "2"
+
+
+def test_an_alias_may_wait_for_its_model() -> None:
+    registry = Registry()
+    registry.point("chat", {"m@2": 1}, known=False)
+    with pytest.raises(ModelNotFound, match="alias 'chat' leads to 'm@2', which no worker has told of yet"):
+        registry.resolve("chat")
+    registry.learn(told("m", number="2"))
+    assert registry.resolve("chat").version == "2"
+    registry.unpoint("chat")
+    with pytest.raises(ModelNotFound, match="there is no model 'chat'"):
+        registry.resolve("chat")
+
+
+def test_a_registry_can_be_set_back_to_how_it_was() -> None:
+    registry = Registry([version("1")], {"chat": {"smollm2": 1}})
+    before = registry.snapshot()
+    registry.add(version("2"), Placement(replicas=1))
+    registry.promote(version("2").id)
+    registry.unpoint("chat")
+    registry.restore(before)
+    assert [spec.version for spec in registry.list()] == ["1"]
+    assert registry.resolve("chat").version == "1"
+    assert not registry.placements()
+    registry.add(version("2"))  # the snapshot and the registry share nothing
+    assert len(before) == 1

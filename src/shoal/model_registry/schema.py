@@ -12,11 +12,26 @@ def check_inputs(inputs: Tensors, specs: Sequence[TensorSpec]) -> None:
     """Raises :class:`~shoal.errors.InvalidRequest` that names the first input that does not fit."""
     for spec in specs:
         if spec.name not in inputs:
-            raise InvalidRequest(f"input '{spec.name}' is missing", param=spec.name)
+            raise InvalidRequest(f"input '{spec.name}' is missing: it is {_described(spec)}", param=spec.name)
         _check_one(inputs[spec.name], spec)
-    for name in inputs.keys() - {spec.name for spec in specs}:
+    if len(inputs) > len(specs):
+        name = min(inputs.keys() - {spec.name for spec in specs})
         expected = ", ".join(f"'{spec.name}'" for spec in specs)
-        raise InvalidRequest(f"there is no input '{name}'; the model takes {expected}", param=name)
+        raise InvalidRequest(f"there is no input '{name[:64]}'; the model takes {expected}", param=name[:64])
+
+
+def check_rows(inputs: Tensors) -> None:
+    """Have all inputs as many rows? Raises :class:`~shoal.errors.InvalidRequest` that names the first that has not."""
+    first: tuple[str, int] | None = None
+    for name, array in inputs.items():
+        if not array.ndim:
+            raise InvalidRequest(f"input '{name[:64]}' must have rows along its first axis", param=name[:64])
+        first = first or (name, len(array))
+        if len(array) != first[1]:
+            raise InvalidRequest(
+                f"input '{name[:64]}' must have {first[1]} rows, as '{first[0][:64]}' has, not {len(array)}",
+                param=name[:64],
+            )
 
 
 def check_outputs(outputs: Tensors, specs: Sequence[TensorSpec]) -> None:
@@ -40,6 +55,10 @@ def _difference(array: Array, spec: TensorSpec) -> str | None:
         wanted in (-1, got) for wanted, got in zip(spec.shape, array.shape, strict=True)
     )
     return None if fits else f"have shape {list(spec.shape)}, not {list(array.shape)}"
+
+
+def _described(spec: TensorSpec) -> str:
+    return f"{spec.dtype} of shape {list(spec.shape)}"
 
 
 def datatype(array: Array) -> str:

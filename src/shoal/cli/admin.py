@@ -1,0 +1,59 @@
+"""What ``shoal models`` and ``shoal workers`` ask a coordinator's ``/admin``."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from shoal.client import DEFAULT_ADDRESS
+from shoal.errors import ErrorInfo, ProtocolError, WorkerLost, from_info
+
+TIMEOUT = 1000.0  # seconds: loading a model may fetch and convert its weights
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def admin_options(command: F) -> F:
+    """What every command that shows or changes a running Shoal takes."""
+    command = click.option("--json", "as_json", is_flag=True, help="For programs.")(command)
+    return click.option(
+        "--address", default=DEFAULT_ADDRESS, show_default=True, metavar="HOST:PORT", help="A coordinator."
+    )(command)
+
+
+def ask(address: str, method: str, path: str, body: Any = None) -> Any:
+    """The answer's JSON. Raises :class:`~shoal.errors.ShoalError` with what the coordinator said."""
+    connection = http.client.HTTPConnection(address, timeout=TIMEOUT)
+    try:
+        data = None if body is None else msgspec.json.encode(body)
+        connection.request(method, path, data, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        status, raw = answer.status, answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise WorkerLost(f"no coordinator answers at {address}: {error}") from error
+    finally:
+        connection.close()
+    try:
+        content = msgspec.json.decode(raw)
+        if status >= 400:
+            info = content["error"]
+            raise from_info(ErrorInfo(info["code"], info["message"], info.get("param")))
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise ProtocolError(f"{address} does not answer as a coordinator does (status {status})") from error
+    return content
+
+
+def show_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def show_table(table: Table) -> None:
+    """A terminal's width decides; for a pipe lines stay whole."""
+    Console(width=None if Console().is_terminal else 200).print(table)
