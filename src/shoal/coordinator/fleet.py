@@ -19,6 +19,7 @@ from shoal.messages import (
     Deregister,
     Drain,
     Invite,
+    MetricsReport,
     ModelInfo,
     Register,
     Registered,
@@ -28,6 +29,7 @@ from shoal.messages import (
 from shoal.model_registry import Registry
 from shoal.rpc import Connection, Dialer, Handler, Hello, Network
 from shoal.telemetry import CoordinatorMetrics
+from shoal.telemetry.relay import FleetMetrics
 from shoal.types import CoordinatorId, ModelId, ModelPart, WorkerId, WorkerState
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class Fleet:
         registry: Registry,
         health: Health,
         metrics: CoordinatorMetrics,
+        measured: FleetMetrics,
         heartbeat_interval: float,
         zone: str = "",
         chance: random.Random | None = None,
@@ -57,6 +60,7 @@ class Fleet:
         self._registry = registry
         self._health = health
         self._metrics = metrics
+        self._measured = measured
         self._heartbeat_interval = heartbeat_interval  # seconds
         self._membership = Membership(heartbeat_interval=heartbeat_interval, zone=zone, chance=chance)
         self._vigil = Vigil()
@@ -92,6 +96,7 @@ class Fleet:
             raise ProtocolError(f"a {connection.peer.role} cannot register as a worker")
         self._learn(message)
         known = connection in self._links
+        self._measured.forget(message.worker_id)  # of an earlier life
         member = self._membership.registered(message, now())
         self._links[connection] = member
         self._connections[member.worker_id] = connection
@@ -124,6 +129,9 @@ class Fleet:
                 _listed(message.models),
                 extra={"action": "worker_state", "worker": member.worker_id, "state": member.state},
             )
+
+    def measured(self, message: MetricsReport, connection: Connection) -> None:
+        self._measured.take_in(self._member(connection).worker_id, message)
 
     def deregister(self, message: Deregister, connection: Connection) -> None:
         self._left(self._member(connection), message.reason)
@@ -208,6 +216,7 @@ class Fleet:
         member = self._links.pop(connection)
         if self._connections.get(member.worker_id) is connection:
             del self._connections[member.worker_id]
+            self._measured.forget(member.worker_id)
         if member.state is WorkerState.DRAINING:
             # Its goodbye may be overtaken by the end of its connection.
             self._left(member, "it was draining")

@@ -13,6 +13,7 @@ from shoal.messages import (
     Generate,
     Infer,
     ListModels,
+    MetricsReport,
     ModelInfo,
     ModelList,
     Register,
@@ -44,6 +45,8 @@ class NativeSurface:
                 self._fleet.status(message, call.connection)
             case Register():
                 await call.send(self._fleet.register(message, call.connection))
+            case MetricsReport():
+                self._fleet.measured(message, call.connection)
             case Deregister():
                 self._fleet.deregister(message, call.connection)
             case _:

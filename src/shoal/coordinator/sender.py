@@ -24,6 +24,8 @@ from shoal.messages import Answer, Generate, Infer
 from shoal.model_registry import ModelSpec
 from shoal.router import RoutingDecision, route
 from shoal.telemetry import CoordinatorMetrics
+from shoal.telemetry.genai import caused
+from shoal.telemetry.tracing import Span, SpanKind, span
 from shoal.types import ModelPart
 
 logger = logging.getLogger(__name__)
@@ -154,8 +156,8 @@ class Sender:
         attempt = self._health.begin(worker_id, began)
         outcome = Outcome.ABANDONED
         try:
-            with self._fleet.occupy(worker_id) as connection:
-                async with connection.stream(request, timeout=deadline - began) as answers:
+            with self._fleet.occupy(worker_id) as connection, _span(request, decision) as made:
+                async with connection.stream(caused(request, made), timeout=deadline - began) as answers:
                     async for answer in answers:
                         if not answered:
                             answered = True
@@ -173,6 +175,11 @@ class Sender:
             self._health.end(attempt, outcome, now())
             if not answered and replica is not None:
                 replica.latency.waited(now() - began, now())
+
+
+def _span(request: Generate | Infer, decision: RoutingDecision) -> Span:
+    attributes = {"shoal.worker": decision.worker_id, "shoal.policy": decision.policy, "shoal.reason": decision.reason}
+    return span(f"ask {decision.worker_id}", request.trace, kind=SpanKind.CLIENT, attributes=attributes)
 
 
 def _observe(replica: Replica | None, began: float) -> None:

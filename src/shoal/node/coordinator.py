@@ -21,12 +21,14 @@ from shoal.coordinator.in_flight import InFlight
 from shoal.coordinator.jobs import Jobs
 from shoal.coordinator.native import NativeSurface
 from shoal.coordinator.overview import Overview
+from shoal.coordinator.worker_states import WorkerStates
 from shoal.discovery import MemoryStore, Store, open_store
 from shoal.load_balancer import Health
 from shoal.model_registry import Registry, restored
 from shoal.node.models import configured_aliases, configured_models
 from shoal.rpc import Hello, Network, Server, TcpNetwork
 from shoal.telemetry import CoordinatorMetrics
+from shoal.telemetry.relay import FleetMetrics
 from shoal.types import CoordinatorId
 
 logger = logging.getLogger(__name__)
@@ -48,17 +50,21 @@ class Coordinator:
         self._network = network
         name = CoordinatorId(f"coordinator-{uuid.uuid4().hex[:8]}")
         health = Health()
-        self.metrics = CoordinatorMetrics(CollectorRegistry(), is_known=registry.__contains__)
+        collectors, measured = CollectorRegistry(), FleetMetrics()
+        self.metrics = CoordinatorMetrics(collectors, is_known=registry.__contains__)
         self.admission = Admission(settings.max_in_flight)
         self.fleet = Fleet(
             name,
             registry=registry,
             health=health,
             metrics=self.metrics,
+            measured=measured,
             heartbeat_interval=settings.heartbeat_interval,
             zone=settings.zone,
             chance=chance,
         )
+        collectors.register(measured)
+        collectors.register(WorkerStates(self.fleet.members))
         self.dispatcher = Dispatcher(fleet=self.fleet, health=health, registry=registry, metrics=self.metrics)
         in_flight = InFlight()
         self.plane = DataPlane(

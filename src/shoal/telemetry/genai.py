@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import msgspec
+
 from shoal.messages import Answer, Chunk, Generate, Infer
 from shoal.telemetry.tracing import Span
 from shoal.types import ChatPrompt, ModelId
+
+R = TypeVar("R", bound=Generate | Infer)
+
+
+def caused(request: R, span: Span) -> R:
+    """The request as a child of the span."""
+    return request if request.trace == span.trace else msgspec.structs.replace(request, trace=span.trace)
 
 
 def operation(request: Generate | Infer) -> str:

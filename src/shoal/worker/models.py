@@ -20,7 +20,7 @@ from shoal.errors import (
     ModelUnavailable,
     Overloaded,
 )
-from shoal.messages import Deploy, Load, ModelInfo, Undeploy
+from shoal.messages import Deploy, Load, MetricFamily, ModelInfo, Undeploy
 from shoal.model_registry import ModelSpec, make_spec
 from shoal.types import ModelId, ModelPart, ModelState
 from shoal.worker.runtime import ModelRuntime
@@ -73,6 +73,10 @@ class Models:
         self._build = build
         self._changed = changed
         self._tasks = Tasks()
+
+    def metrics(self) -> list[tuple[ModelPart, list[MetricFamily]]]:
+        """What each model has measured."""
+        return [(part, list(held.runtime.metrics())) for part, held in self._held.items()]
 
     def start(self) -> None:
         for held in self._held.values():

@@ -25,6 +25,8 @@ from shoal.messages import (
     ListModels,
     Load,
     Message,
+    MetricFamily,
+    MetricsReport,
     ModelList,
     Register,
     Registered,
@@ -34,6 +36,8 @@ from shoal.messages import (
 )
 from shoal.rpc import Call, Connection, Dialer, Hello, Network, Server
 from shoal.rpc.network import join_address
+from shoal.telemetry.genai import caused
+from shoal.telemetry.tracing import Span, SpanKind, span
 from shoal.types import FIRST_VERSION, ModelId, ModelPart, WorkerId, WorkerState
 from shoal.worker.lifecycle import worker_state
 from shoal.worker.models import Build, Models
@@ -41,8 +45,11 @@ from shoal.worker.runtime import ModelRuntime
 
 logger = logging.getLogger(__name__)
 
+Told = dict[tuple[ModelPart, str], MetricFamily]
+
 REGISTER_TIMEOUT = 10.0  # seconds
 STATUS_PAUSE = 0.02  # seconds between two reports at least: a burst of changes is one report
+METRICS_INTERVAL = 1.0  # seconds
 HEARTBEAT = 1.0  # seconds between reports at most, until a coordinator asks for another interval
 
 
@@ -64,7 +71,7 @@ class Worker:
         self._instance = uuid.uuid4().hex
         self._in_flight = 0
         self._draining = False
-        self._links: set[Connection] = set()  # registered with a coordinator
+        self._links: dict[Connection, Told] = {}  # registered with a coordinator, and what metrics it has
         self._heartbeat = HEARTBEAT
         self._changed = asyncio.Event()
         self._models = Models(runtimes, build=build, changed=self._changed.set)
@@ -90,6 +97,7 @@ class Worker:
         self.address = await self._server.listen(self._network, wanted)
         self._models.start()
         self._tasks.start(self._report(), name="report status")
+        self._tasks.start(self._measure(), name="report metrics")
         for address in self._config.coordinators:
             dialer = Dialer(
                 self._network, address, hello=self._hello(), handler=self._handle, on_connected=self._register
@@ -159,13 +167,13 @@ class Worker:
             return
         assert isinstance(answer, Registered)
         self._heartbeat = min(self._heartbeat, answer.heartbeat_interval)
-        self._links.add(connection)
+        self._links[connection] = {}
         self._changed.set()
         logger.info("registered with %s", answer.coordinator_id, extra={"action": "registered"})
         try:
             await connection.wait_closed()
         finally:
-            self._links.discard(connection)
+            del self._links[connection]
 
     async def _report(self) -> None:
         """Push the status on every change, and as a heartbeat when nothing changes."""
@@ -182,6 +190,18 @@ class Worker:
         for link in self._links:
             with suppress(WorkerLost):
                 link.notify(status)
+
+    async def _measure(self) -> None:
+        """Tell every coordinator the metrics that it does not have yet."""
+        while True:
+            await asyncio.sleep(METRICS_INTERVAL)
+            for part, families in self._models.metrics():
+                for link, told in list(self._links.items()):
+                    news = [family for family in families if told.get((part, family.name)) is not family]
+                    told |= {(part, family.name): family for family in news}
+                    if news:
+                        with suppress(WorkerLost):
+                            link.notify(MetricsReport(str(part), tuple(news)))
 
     def _next_state(self) -> WorkerState:
         return worker_state(
@@ -205,13 +225,13 @@ class Worker:
     async def _handle(self, message: Message, call: Call) -> None:
         match message:
             case Generate():
-                with self._occupied(), self._models.used(_part(message)) as runtime:
-                    async with aclosing(runtime.generate(message)) as chunks:
+                with self._occupied(), self._models.used(_part(message)) as runtime, self._span(message) as made:
+                    async with aclosing(runtime.generate(caused(message, made))) as chunks:
                         async for chunk in chunks:
                             await call.send(chunk)
             case Infer():
-                with self._occupied(), self._models.used(_part(message)) as runtime:
-                    async with aclosing(runtime.infer(message, deadline=call.deadline)) as parts:
+                with self._occupied(), self._models.used(_part(message)) as runtime, self._span(message) as made:
+                    async with aclosing(runtime.infer(caused(message, made), deadline=call.deadline)) as parts:
                         async for part in parts:
                             await call.send(part)
             case Deploy() | Undeploy():
@@ -229,6 +249,9 @@ class Worker:
                 self._drained.set()
             case _:
                 raise ProtocolError(f"a worker does not take {type(message).__name__}")
+
+    def _span(self, message: Generate | Infer) -> Span:
+        return span(f"run {message.model}", message.trace, kind=SpanKind.SERVER, attributes={"shoal.worker": self._id})
 
     async def _change(self, order: Deploy | Undeploy) -> None:
         if isinstance(order, Undeploy):
