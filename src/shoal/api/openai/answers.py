@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -164,10 +164,14 @@ class EmbeddingUsage(msgspec.Struct, frozen=True):
     total_tokens: int
 
 
+#: Numbers, or base64 of little-endian float32.
+_VECTOR: Final = {"anyOf": [{"type": "array", "items": {"type": ["number", "null"]}}, {"type": "string"}]}
+
+
 class Embedding(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["embedding"] = "embedding"
     index: int
-    embedding: list[float] | str  # numbers, or base64 of little-endian float32
+    embedding: Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=_VECTOR)]
 
 
 class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
