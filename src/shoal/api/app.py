@@ -47,6 +47,7 @@ class App:
     """An ASGI application. Requests share nothing: each lives in its own call."""
 
     def __init__(self, routes: Sequence[Route], *, limits: ApiLimits) -> None:
+        self.routes = tuple(routes)
         self._routes = Routes(routes, open_inference.ABSENT)
         self._limits = limits
         self._memory = BodyMemory(limits.all_bodies_bytes)

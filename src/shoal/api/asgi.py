@@ -125,12 +125,12 @@ class Exchange:
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
                         raise Cancelled("the client went away")
+                    self._body_read = not message.get("more_body", False)
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > limit:
                         raise _too_large(limit)
                     self.hold(len(parts[-1]))
-                    self._body_read = not message.get("more_body", False)
         except TimeoutError:
             raise RequestTimeout(f"the request body did not arrive within {seconds:g} s") from None
         return b"".join(parts)

@@ -1,8 +1,9 @@
-"""The document itself, OpenAPI 3.1, made once from the routes, and the route that serves it."""
+"""The document itself, OpenAPI 3.1, made from the routes when it is first asked for, and the route that serves it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -40,13 +41,15 @@ RUNNING: Final = (
 
 def route_to_document(routes: Sequence[Route]) -> Route:
     """Serves what these routes say of themselves, and of itself."""
-    encoded = b""
+
+    @cache
+    def encoded() -> bytes:
+        return _encode(document([*routes, own]))
 
     async def serve(exchange: Exchange) -> None:
-        await exchange.answer(200, encoded)
+        await exchange.answer(200, encoded())
 
     own = Route("GET", PATH, serve, Operation("This document", {200: (Content(dict[str, Any]),)}))
-    encoded = _encode(document([*routes, own]))
     return own
 
 
