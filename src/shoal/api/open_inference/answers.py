@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from shoal.api.open_inference.schema import Data, Datatype
 from shoal.types import TensorSpec
-
-Data = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "array", "items": {}})]
 
 encode = msgspec.json.Encoder().encode
 
@@ -35,7 +34,7 @@ class ModelReady(msgspec.Struct, frozen=True):
 
 class TensorMetadata(msgspec.Struct, frozen=True):
     name: str
-    datatype: str
+    datatype: Datatype
     shape: list[int]
 
     @classmethod
@@ -78,7 +77,7 @@ class ModelSettings(msgspec.Struct, frozen=True):
 class IndexEntry(msgspec.Struct, frozen=True):
     name: str
     version: str
-    state: str  # READY or UNAVAILABLE
+    state: Literal["READY", "UNAVAILABLE"]
     reason: str
 
 
@@ -90,7 +89,7 @@ class OutputTensor(msgspec.Struct, frozen=True, kw_only=True):
     """Either ``data``, flat, or ``parameters`` with the size of its bytes behind the JSON."""
 
     name: str
-    datatype: str
+    datatype: Datatype
     shape: list[int]
     parameters: BinarySize | UnsetType = UNSET
     data: Data | UnsetType = UNSET

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from shoal.types import DTYPES
+
 MAX_TENSORS = 256  # of one request
 MAX_DIMENSIONS = 32  # as on the wire
 MAX_DIMENSION = 2**62
@@ -15,6 +17,8 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Dimension = Annotated[int, msgspec.Meta(ge=0, le=MAX_DIMENSION)]
 Shape = Annotated[list[Dimension], msgspec.Meta(max_length=MAX_DIMENSIONS)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+#: Any text is read, so that the refusal can say what is wrong with it.
+Datatype = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(DTYPES)})]
 #: Kept as it came until the data type says how to read it. Numbers, flat or nested like the shape.
 Data = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "array", "items": {}})]
 
@@ -46,7 +50,7 @@ class RequestParameters(Body, kw_only=True, frozen=True):
 class InputTensor(Body, kw_only=True, frozen=True):
     name: Name
     shape: Shape
-    datatype: str
+    datatype: Datatype
     parameters: InputParameters | None = None
     data: Data | UnsetType = UNSET
 

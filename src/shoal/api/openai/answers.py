@@ -165,7 +165,8 @@ class EmbeddingUsage(msgspec.Struct, frozen=True):
 
 
 #: Numbers, or base64 of little-endian float32.
-_VECTOR: Final = {"anyOf": [{"type": "array", "items": {"type": ["number", "null"]}}, {"type": "string"}]}
+_NUMBER: Final = {"anyOf": [{"type": "number"}, {"type": "null"}]}
+_VECTOR: Final = {"anyOf": [{"type": "array", "items": _NUMBER}, {"type": "string"}]}
 
 
 class Embedding(msgspec.Struct, frozen=True, kw_only=True):
