@@ -14,6 +14,9 @@ from shoal.api.openapi import Content, Operation
 from shoal.api.openapi.document import document, route_to_document
 from shoal.api.routing import PARAMETER, Route
 from shoal.api.testing import AsgiClient, FakePlane
+from shoal.config import JobsConfig
+from shoal.coordinator.admission import Admission
+from shoal.coordinator.jobs import Jobs
 from shoal.errors import InvalidRequest, Overloaded
 
 
@@ -29,14 +32,19 @@ def references(value: Any) -> set[str]:
 
 
 @pytest.fixture
-async def published(client: AsgiClient) -> Any:
-    answer = await client.request("GET", "/openapi.json")
+def app(plane: FakePlane) -> App:
+    """With every surface that there is."""
+    return build_app(plane, metrics=bytes, jobs=Jobs(JobsConfig(), admission=Admission(1), max_running=1))
+
+
+@pytest.fixture
+async def published(app: App) -> Any:
+    answer = await AsgiClient(app).request("GET", "/openapi.json")
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     return answer.json()
 
 
-def test_every_route_is_in_the_document_and_the_other_way_round(published: Any) -> None:
-    app = build_app(FakePlane(), metrics=bytes)
+def test_every_route_is_in_the_document_and_the_other_way_round(app: App, published: Any) -> None:
     routes = {(route.method.lower(), PARAMETER.sub(r"{\g<name>}", route.path)) for route in app.routes}
     described = {(method, path) for path, methods in published["paths"].items() for method in methods}
     assert described == routes

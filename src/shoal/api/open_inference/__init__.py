@@ -18,7 +18,7 @@ from shoal.api.open_inference.answers import (
     ServerReady,
 )
 from shoal.api.open_inference.schema import IndexBody, InferBody
-from shoal.api.openapi import BINARY, READS_BODY, RUNS, Content, Header, Operation
+from shoal.api.openapi import BINARY, READS_BODY, RUNNING, RUNS, Content, Header, Operation
 from shoal.api.plane import Plane
 from shoal.api.routing import Route
 from shoal.errors import ModelNotFound, ModelUnavailable
@@ -104,5 +104,5 @@ _INFER = Operation(
     {200: (Content(InferAnswer), Content(media=BINARY))},
     body=(Content(InferBody), Content(media=BINARY)),
     errors=RUNS,
-    headers=(_LENGTH, _KEY),
+    headers=(_LENGTH, _KEY, *RUNNING),
 )

@@ -7,7 +7,7 @@ from functools import partial
 from shoal.api.openai import chat, completions, embeddings, models
 from shoal.api.openai.answers import ChatCompletion, EmbeddingList, Model, ModelList, TextCompletion
 from shoal.api.openai.schema import ChatBody, CompletionBody, EmbeddingBody
-from shoal.api.openapi import EVENTS, RUNS, Content, Operation
+from shoal.api.openapi import EVENTS, RUNNING, RUNS, Content, Operation
 from shoal.api.plane import Plane
 from shoal.api.routing import Route
 from shoal.errors import ModelNotFound
@@ -28,13 +28,17 @@ _CHAT = Operation(
     {200: (Content(ChatCompletion), Content(str, EVENTS))},
     body=(Content(ChatBody),),
     errors=RUNS,
+    headers=RUNNING,
 )
 _COMPLETION = Operation(
     "Go on with a text, whole or as a stream of events",
     {200: (Content(TextCompletion), Content(str, EVENTS))},
     body=(Content(CompletionBody),),
     errors=RUNS,
+    headers=RUNNING,
 )
-_EMBEDDINGS = Operation("Embed texts", {200: (Content(EmbeddingList),)}, body=(Content(EmbeddingBody),), errors=RUNS)
+_EMBEDDINGS = Operation(
+    "Embed texts", {200: (Content(EmbeddingList),)}, body=(Content(EmbeddingBody),), errors=RUNS, headers=RUNNING
+)
 _MODELS = Operation("All models and aliases", {200: (Content(ModelList),)})
 _MODEL = Operation("One model or alias", {200: (Content(Model),)}, errors=(ModelNotFound,))

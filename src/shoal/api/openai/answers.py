@@ -11,7 +11,7 @@ from shoal.types import FinishReason, TokenLogprob, Usage
 
 LEAST_LOGPROB = -9999.0  # JSON has no minus infinity; OpenAI writes this
 
-ChatFinish = FinishReason | Literal["tool_calls"]
+ChatFinish = Annotated[str, msgspec.Meta(extra_json_schema={"enum": [*FinishReason, "tool_calls"]})]
 
 encode = msgspec.json.Encoder().encode
 

@@ -9,34 +9,16 @@ from typing import Any, Final
 
 import msgspec
 
-from shoal.api.asgi import MAX_PRIORITY, Exchange
+from shoal.api.asgi import Exchange
 from shoal.api.errors import error_type
-from shoal.api.limits import ApiLimits
-from shoal.api.openapi.operation import Content, Errors, Header, Operation
+from shoal.api.openapi.operation import REQUEST_ID, Content, Errors, Operation
 from shoal.api.routing import PARAMETER, Route
-from shoal.errors import DeadlineExceeded, ShoalError
+from shoal.errors import ShoalError
 
 PATH: Final = "/openapi.json"
 
 _REFERENCE = "#/components/schemas/{name}"
 _encode = msgspec.json.Encoder(order="deterministic").encode
-
-#: Understood at every address.
-COMMON: Final = (Header("x-request-id", "Names the request in the answer, the logs and the traces"),)
-#: Understood where a model runs.
-RUNNING: Final = (
-    Header(
-        "x-deadline-ms",
-        "The answer is wanted within so many milliseconds",
-        {"type": "integer", "minimum": 1, "maximum": round(ApiLimits().deadline * 1000)},
-    ),
-    Header(
-        "x-priority",
-        "The higher, the sooner",
-        {"type": "integer", "minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY},
-    ),
-    Header("traceparent", "W3C trace context of the caller's span"),
-)
 
 
 def route_to_document(routes: Sequence[Route]) -> Route:
@@ -128,7 +110,7 @@ def _parameters(route: Route, operation: Operation) -> list[dict[str, Any]]:
         {"name": found["name"], "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for found in PARAMETER.finditer(route.path)
     ]
-    understood = (*COMMON, *(RUNNING if DeadlineExceeded in operation.errors else ()), *operation.headers)
+    understood = (REQUEST_ID, *operation.headers)
     headers = [
         {"name": header.name, "in": "header", "description": header.description, "schema": header.schema}
         for header in understood

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from shoal.api.asgi import MAX_PRIORITY
+from shoal.api.limits import ApiLimits
 from shoal.errors import (
     Cancelled,
     ContextLengthExceeded,
@@ -50,11 +52,29 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A request header that means something to this route. None is required."""
+    """A request header that means something to a route. None is required."""
 
     name: str
     description: str
     schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+
+
+#: Understood at every address.
+REQUEST_ID: Final = Header("x-request-id", "Names the request in the answer, the logs and the traces")
+#: Understood where a model runs.
+RUNNING: Final = (
+    Header(
+        "x-deadline-ms",
+        "The answer is wanted within so many milliseconds",
+        {"type": "integer", "minimum": 1, "maximum": round(ApiLimits().deadline * 1000)},
+    ),
+    Header(
+        "x-priority",
+        "The higher, the sooner",
+        {"type": "integer", "minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY},
+    ),
+    Header("traceparent", "W3C trace context of the caller's span"),
+)
 
 
 @dataclass(frozen=True, slots=True)
