@@ -23,7 +23,7 @@ Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
 TopP = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
-RepetitionPenalty = Annotated[float, msgspec.Meta(gt=0, le=10)]
+RepetitionPenalty = Annotated[float, msgspec.Meta(ge=0.01, le=10)]  # scores are divided by it
 
 
 FIRST_VERSION = Version("1")  # of a model whose version nobody named

@@ -35,7 +35,7 @@ _READ = Operation("How a job is doing, and its answer", {200: (Content(JobDocume
 _REMOVE = Operation("Cancel a job, or forget its answer", {200: (Content(JobDocument),)}, errors=(NotFound,))
 _FOLLOW = Operation(
     "The events of a job, as they come",
-    {200: (Content(str, EVENTS),), 204: ()},
+    {200: (Content(media=EVENTS),), 204: ()},
     errors=(InvalidRequest, NotFound, EventsGone),
     headers=(Header("last-event-id", "The last event that the reader has: the answer goes on behind it"),),
 )

@@ -38,6 +38,7 @@ ABSENT: Final = MappingProxyType(
 _LENGTH = Header(
     "Inference-Header-Content-Length",
     "Bytes of JSON at the beginning of the body; behind them are the binary tensors. Without it all is JSON.",
+    {"type": "integer", "minimum": 0},
 )
 _KEY = Header(
     "x-shard-key", "What chooses the shard of a sharded model", {"type": "string", "maxLength": infer.MAX_KEY}

@@ -25,14 +25,14 @@ def routes(plane: Plane) -> list[Route]:
 
 _CHAT = Operation(
     "Answer a conversation, whole or as a stream of events",
-    {200: (Content(ChatCompletion), Content(str, EVENTS))},
+    {200: (Content(ChatCompletion), Content(media=EVENTS))},
     body=(Content(ChatBody),),
     errors=RUNS,
     headers=RUNNING,
 )
 _COMPLETION = Operation(
     "Go on with a text, whole or as a stream of events",
-    {200: (Content(TextCompletion), Content(str, EVENTS))},
+    {200: (Content(TextCompletion), Content(media=EVENTS))},
     body=(Content(CompletionBody),),
     errors=RUNS,
     headers=RUNNING,

@@ -36,16 +36,11 @@ async def create(plane: Plane, exchange: Exchange) -> None:
 def texts_of(body: EmbeddingBody, limits: ApiLimits) -> list[str]:
     """Raises :class:`InvalidRequest`."""
     given = [body.input] if isinstance(body.input, str) else body.input
-    if not given:
-        raise InvalidRequest("input must not be empty", param="input")
     if len(given) > limits.inputs:
         raise InvalidRequest(f"input: at most {limits.inputs} texts", param="input")
     texts = [text for text in given if isinstance(text, str)]
     if len(texts) != len(given):
         raise InvalidRequest("input: token numbers are not supported, send text", param="input")
-    if "" in texts:
-        where = "input" if isinstance(body.input, str) else f"input[{texts.index('')}]"
-        raise InvalidRequest(f"{where} must not be an empty text", param=where)
     return texts
 
 

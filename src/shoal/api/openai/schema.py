@@ -15,10 +15,14 @@ from shoal.types import Penalty, Probability, RepetitionPenalty, Temperature, To
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 TokenNumber = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 FunctionName = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+_DIGITS = msgspec.Meta(extra_json_schema={"propertyNames": {"pattern": "^[0-9]+$"}})
 
 
 class Body(msgspec.Struct, kw_only=True, frozen=True):
@@ -67,7 +71,7 @@ class GenerateBody(Body, kw_only=True, frozen=True):
     top_p: TopP | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: dict[TokenNumber, Bias] | None = None
+    logit_bias: Annotated[dict[TokenNumber, Bias], _DIGITS] | None = None
     response_format: JsonSchemaFormat | JsonObjectFormat | TextFormat | None = None
     # named as vLLM names them
     top_k: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None = None  # 0 and -1: off
@@ -138,7 +142,7 @@ class ChatBody(GenerateBody, kw_only=True, frozen=True):
 
 
 class CompletionBody(GenerateBody, kw_only=True, frozen=True):
-    prompt: str | list[str | TokenNumber | list[TokenNumber]]
+    prompt: NonEmpty | Annotated[list[NonEmpty | TokenNumber | list[TokenNumber]], msgspec.Meta(min_length=1)]
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     # refused unless they ask for nothing
     echo: bool | None = None
@@ -148,6 +152,6 @@ class CompletionBody(GenerateBody, kw_only=True, frozen=True):
 
 class EmbeddingBody(Body, kw_only=True, frozen=True):
     model: Name
-    input: str | list[str | int | list[int]]
+    input: NonEmpty | Annotated[list[NonEmpty | int | list[int]], msgspec.Meta(min_length=1)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
