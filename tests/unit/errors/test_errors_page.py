@@ -10,9 +10,8 @@ import pytest
 from shoal.errors import CODES
 
 PAGE = (Path(__file__).parents[3] / "docs" / "errors.md").read_text()
-ROWS = {
-    row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` \| (\d+) \| (\w+) \| (\w+) \| (.+) \| (.+) \|$", PAGE, re.MULTILINE)
-}
+ROW = re.compile(r"^\| `(\w+)` \| (\d+) \| (\w+) \| (\w+) \| (.+) \| (.+) \|$", re.MULTILINE)
+ROWS = {row[1]: row.groups()[1:] for row in ROW.finditer(PAGE)}
 
 
 def test_the_page_names_every_error_once_and_no_other() -> None:
