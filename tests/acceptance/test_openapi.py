@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import msgspec
+from processes import shoal, until_ready
 
 HOOKS = Path(__file__).with_name("openapi_hooks.py")
 CHECKS = (
@@ -25,13 +26,13 @@ CHECKS = (
 ARGUMENTS = ("--phases", "coverage,fuzzing", "--max-examples", "10", "--seed", "7", "--continue-on-failure")
 
 
-def test_what_is_served_is_what_the_document_says(shoal_url: str, tmp_path: Path) -> None:
+def is_true(url: str, folder: Path, *arguments: str) -> None:
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": HOOKS.stem}
     environment["PYTHONPATH"] = os.pathsep.join([str(HOOKS.parent), environment.get("PYTHONPATH", "")])
     program = Path(sys.executable).with_name("schemathesis")
     tried = subprocess.run(
-        [program, "run", f"{shoal_url}/openapi.json", "--checks", ",".join(CHECKS), *ARGUMENTS, "--no-color"],
-        cwd=tmp_path,  # it leaves its notes there
+        [program, "run", f"{url}/openapi.json", "--checks", ",".join(CHECKS), *ARGUMENTS, *arguments, "--no-color"],
+        cwd=folder,  # it leaves its notes there
         env=environment,
         capture_output=True,
         text=True,
@@ -39,6 +40,17 @@ def test_what_is_served_is_what_the_document_says(shoal_url: str, tmp_path: Path
     )
     assert tried.returncode == 0, tried.stdout + tried.stderr
     assert " passed" in tried.stdout
+
+
+def test_what_is_served_is_what_the_document_says(shoal_url: str, tmp_path: Path) -> None:
+    is_true(shoal_url, tmp_path, "--exclude-path-regex", "^/admin")
+
+
+def test_what_operators_may_do_is_what_the_document_says(tmp_path: Path) -> None:
+    with shoal("serve", "echo", "--workers", "1", "--listen-port", "0") as command:
+        url = "http://" + command.wait_for(r"coordinator serves on http://(\S+)")[1]
+        until_ready(url, command)
+        is_true(url, tmp_path, "--include-path-regex", "^/admin")
 
 
 def test_the_document_names_every_surface(shoal_url: str) -> None:

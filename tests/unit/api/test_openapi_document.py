@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shoal.api import admin
 from shoal.api.app import App, build_app
 from shoal.api.asgi import Exchange
 from shoal.api.limits import ApiLimits
@@ -14,10 +15,13 @@ from shoal.api.openapi import Content, Operation
 from shoal.api.openapi.document import document, route_to_document
 from shoal.api.routing import PARAMETER, Route
 from shoal.api.testing import AsgiClient, FakePlane
-from shoal.config import JobsConfig
+from shoal.config import CoordinatorConfig, JobsConfig
 from shoal.coordinator.admission import Admission
 from shoal.coordinator.jobs import Jobs
 from shoal.errors import InvalidRequest, Overloaded
+from shoal.model_registry import Registry
+from shoal.node import Coordinator
+from shoal.rpc import MemoryNetwork
 
 
 async def nothing(exchange: Exchange) -> None:
@@ -32,9 +36,12 @@ def references(value: Any) -> set[str]:
 
 
 @pytest.fixture
-def app(plane: FakePlane) -> App:
+async def app(plane: FakePlane) -> App:
     """With every surface that there is."""
-    return build_app(plane, metrics=bytes, jobs=Jobs(JobsConfig(), admission=Admission(1), max_running=1))
+    made = Coordinator(CoordinatorConfig(), Registry(), MemoryNetwork("coordinator"))
+    jobs = Jobs(JobsConfig(), admission=Admission(1), max_running=1)
+    operators = admin.routes(made.control, made.overview, decision=lambda _: ())
+    return build_app(plane, metrics=bytes, jobs=jobs, admin=operators)
 
 
 @pytest.fixture
