@@ -20,6 +20,10 @@ Tensors = dict[str, Array]
 TokenId = int
 
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
+TopP = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+RepetitionPenalty = Annotated[float, msgspec.Meta(ge=0.01, le=10)]  # scores are divided by it
 
 
 FIRST_VERSION = Version("1")  # of a model whose version nobody named
@@ -131,13 +135,13 @@ class Sampling(msgspec.Struct, frozen=True):
     """
 
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None  # None: until the context is full
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0  # 0 is greedy
-    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    temperature: Temperature = 1.0  # 0 is greedy
+    top_p: TopP = 1.0
     top_k: Annotated[int, msgspec.Meta(ge=0)] = 0  # 0: off
     min_p: Probability = 0.0
-    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
-    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
-    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: RepetitionPenalty = 1.0
     logit_bias: dict[TokenId, float] = {}
     seed: int | None = None
     stop: tuple[str, ...] = ()

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from shoal.api.asgi import Exchange
 from shoal.api.local import check_client
 from shoal.api.openai.decode import parse
+from shoal.api.openapi import READS_BODY, Content, Errors, Operation
 from shoal.api.routing import Route
 from shoal.config import Count, ModelConfig, Seconds
 from shoal.coordinator.control import Control
-from shoal.coordinator.overview import Overview
-from shoal.errors import InvalidRequest, NotFound
+from shoal.coordinator.overview import ModelsView, ModelView, Overview, WorkerView
+from shoal.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Forbidden,
+    InvalidRequest,
+    ModelUnavailable,
+    NotFound,
+    ShoalError,
+)
 from shoal.model_registry import Placement, parse_model_id
 from shoal.types import FIRST_VERSION, ModelId, RequestId, WorkerId
-
-MODELS: Final = "/admin/models/"
-ALIASES: Final = "/admin/aliases/"
-WORKERS: Final = "/admin/workers/"
-REQUESTS: Final = "/admin/requests/"
 
 MAX_TARGETS: Final = 64  # of an alias
 MAX_WEIGHT: Final = 2**31
@@ -55,6 +59,56 @@ _DRAIN = msgspec.json.Decoder(DrainBody)
 Handle = Callable[[Exchange], Awaitable[None]]
 
 
+class Unloaded(msgspec.Struct, frozen=True):
+    unloaded: list[str]  # NAME@VERSION
+
+
+class Pointed(msgspec.Struct, frozen=True):
+    alias: str
+    targets: dict[str, Weight]
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    deleted: str
+
+
+class WorkersView(msgspec.Struct, frozen=True):
+    workers: list[WorkerView]
+
+
+class Drained(msgspec.Struct, frozen=True):
+    worker: str
+    state: Literal["draining"] = "draining"
+
+
+class Decisions(msgspec.Struct, frozen=True):
+    request_id: str
+    decisions: list[Any]
+
+
+def _says(
+    kind: type, summary: str, *errors: type[ShoalError], status: int = 200, body: type | None = None
+) -> Operation:
+    """Whoever is not permitted is told so first. Writes have to say that they are JSON, also where they have no body."""
+    contents = () if body is None else (Content(body),)
+    known: Errors = (Forbidden, *errors) if body is None else (Forbidden, *READS_BODY, *errors)
+    return Operation(summary, {status: (Content(kind),)}, body=contents, errors=known)
+
+
+_CHANGES: Final[Errors] = (InvalidRequest, NotFound, Conflict)
+_LOAD_MODEL: Final = _says(
+    ModelView, "Load a model", Conflict, ModelUnavailable, DeadlineExceeded, status=201, body=LoadBody
+)
+_POINT: Final = _says(Pointed, "Let an alias lead to models, by weight", *_CHANGES, body=AliasBody)
+_DRAIN_WORKER: Final = Operation(
+    "Let a worker finish what it has, and leave",
+    {202: (Content(Drained),)},
+    body=(Content(DrainBody),),
+    body_required=False,
+    errors=(Forbidden, *READS_BODY, NotFound, Conflict),
+)
+
+
 def routes(
     control: Control,
     overview: Overview,
@@ -64,18 +118,25 @@ def routes(
 ) -> list[Route]:
     """``decision``: where a request went and why, or nothing when that is not known any more."""
     admin = _Admin(control, overview, decision)
-    table: list[tuple[str, str, Handle]] = [
-        ("GET", "/admin/models", admin.list_models),
-        ("POST", "/admin/models", admin.load),
-        ("DELETE", MODELS, admin.unload),
-        ("POST", MODELS, admin.promote),
-        ("PUT", ALIASES, admin.point),
-        ("DELETE", ALIASES, admin.unpoint),
-        ("GET", "/admin/workers", admin.list_workers),
-        ("POST", WORKERS, admin.drain),
-        ("GET", REQUESTS, admin.explain),
+    table: list[tuple[str, str, Handle, Operation]] = [
+        ("GET", "/admin/models", admin.list_models, _says(ModelsView, "Every version of every model, and aliases")),
+        ("POST", "/admin/models", admin.load, _LOAD_MODEL),
+        ("DELETE", "/admin/models/{model}", admin.unload, _says(Unloaded, "Unload a model or a version", *_CHANGES)),
+        ("POST", "/admin/models/{model}/promote", admin.promote, _says(ModelView, "Make a version live", *_CHANGES)),
+        ("PUT", "/admin/aliases/{alias}", admin.point, _POINT),
+        ("DELETE", "/admin/aliases/{alias}", admin.unpoint, _says(Deleted, "Take an alias away", *_CHANGES)),
+        ("GET", "/admin/workers", admin.list_workers, _says(WorkersView, "Every worker")),
+        ("POST", "/admin/workers/{worker}/drain", admin.drain, _DRAIN_WORKER),
+        (
+            "GET",
+            "/admin/requests/{request*}",
+            admin.explain,
+            _says(Decisions, "Where a request went", NotFound),
+        ),
     ]
-    return [Route(method, path, partial(_guarded, handle, anybody)) for method, path, handle in table]
+    return [
+        Route(method, path, partial(_guarded, handle, anybody), operation) for method, path, handle, operation in table
+    ]
 
 
 async def _guarded(handle: Handle, anybody: bool, exchange: Exchange) -> None:
@@ -101,46 +162,38 @@ class _Admin:
         await exchange.answer(201, _encode(self._overview.model(spec.id)))
 
     async def unload(self, exchange: Exchange) -> None:
-        gone = await self._control.unload(exchange.path.removeprefix(MODELS))
-        await exchange.answer(200, _encode({"unloaded": [str(model) for model in gone]}))
+        gone = await self._control.unload(exchange.parameters["model"])
+        await exchange.answer(200, _encode(Unloaded([str(model) for model in gone])))
 
     async def promote(self, exchange: Exchange) -> None:
-        name = _before(exchange, MODELS, "/promote")
+        name = exchange.parameters["model"]
         self._control.promote(name)
         found, version = parse_model_id(name)
         await exchange.answer(200, _encode(self._overview.model(ModelId(found, version or FIRST_VERSION))))
 
     async def point(self, exchange: Exchange) -> None:
-        alias = exchange.path.removeprefix(ALIASES)
+        alias = exchange.parameters["alias"]
         body = parse(_ALIAS, await exchange.read_body())
         self._control.point(alias, body.targets)
-        await exchange.answer(200, _encode({"alias": alias, "targets": body.targets}))
+        await exchange.answer(200, _encode(Pointed(alias, body.targets)))
 
     async def unpoint(self, exchange: Exchange) -> None:
-        alias = exchange.path.removeprefix(ALIASES)
+        alias = exchange.parameters["alias"]
         self._control.unpoint(alias)
-        await exchange.answer(200, _encode({"deleted": alias}))
+        await exchange.answer(200, _encode(Deleted(alias)))
 
     async def list_workers(self, exchange: Exchange) -> None:
-        await exchange.answer(200, _encode({"workers": self._overview.workers()}))
+        await exchange.answer(200, _encode(WorkersView(self._overview.workers())))
 
     async def drain(self, exchange: Exchange) -> None:
-        worker = _before(exchange, WORKERS, "/drain")
+        worker = exchange.parameters["worker"]
         body = parse(_DRAIN, await exchange.read_body() or b"{}")
         self._control.drain(worker, body.timeout)
-        await exchange.answer(202, _encode({"worker": worker, "state": "draining"}))
+        await exchange.answer(202, _encode(Drained(worker)))
 
     async def explain(self, exchange: Exchange) -> None:
-        request_id = RequestId(exchange.path.removeprefix(REQUESTS))
+        request_id = RequestId(exchange.parameters["request"])
         found = self._decision(request_id)
         if not found:
             raise NotFound(f"nothing is known of a request '{request_id[:128]}'; only the latest are remembered")
-        await exchange.answer(200, _encode({"request_id": request_id, "decisions": found}))
-
-
-def _before(exchange: Exchange, folder: str, action: str) -> str:
-    """What stands between the two in the path. Raises :class:`NotFound`."""
-    rest = exchange.path.removeprefix(folder)
-    if not rest.endswith(action):
-        raise NotFound(f"there is nothing at {exchange.path}; did you mean {folder}…{action}?")
-    return rest.removesuffix(action)
+        await exchange.answer(200, _encode(Decisions(request_id, found)))

@@ -10,10 +10,12 @@ import logging
 from collections.abc import Callable, Sequence
 
 from shoal.api import jobs as job_surface
-from shoal.api import openai, operations
+from shoal.api import open_inference, openai, operations
 from shoal.api.asgi import Exchange, Receive, Scope, Send
+from shoal.api.errors import answer_error
 from shoal.api.limits import ApiLimits
-from shoal.api.openai.errors import answer_error
+from shoal.api.memory import BodyMemory
+from shoal.api.openapi.document import route_to_document
 from shoal.api.plane import Plane
 from shoal.api.routing import Route, Routes
 from shoal.coordinator.jobs import Jobs
@@ -34,19 +36,21 @@ def build_app(
     limits: ApiLimits = DEFAULT_LIMITS,
 ) -> App:
     """The application of every surface over one data plane. ``metrics`` returns Prometheus' text format."""
-    requests = openai.routes(plane)
+    requests = [*openai.routes(plane), *open_inference.routes(plane)]
     routes = [*requests, *operations.routes(plane, metrics), *admin]
     if jobs is not None:
         routes += job_surface.routes(jobs, App(requests, limits=limits))
-    return App(routes, limits=limits)
+    return App([*routes, route_to_document(routes)], limits=limits)
 
 
 class App:
     """An ASGI application. Requests share nothing: each lives in its own call."""
 
     def __init__(self, routes: Sequence[Route], *, limits: ApiLimits) -> None:
-        self._routes = Routes(routes)
+        self.routes = tuple(routes)
+        self._routes = Routes(routes, open_inference.ABSENT)
         self._limits = limits
+        self._memory = BodyMemory(limits.all_bodies_bytes)
 
     def find(self, method: str, path: str) -> Route:
         """Raises :class:`NotFound`, :class:`MethodNotAllowed`."""
@@ -56,7 +60,11 @@ class App:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
         else:
-            await self._serve(Exchange(scope, receive, send, self._limits))
+            exchange = Exchange(scope, receive, send, self._limits, self._memory)
+            try:
+                await self._serve(exchange)
+            finally:
+                exchange.release()
 
     async def _serve(self, exchange: Exchange) -> None:
         with span(exchange.method, exchange.trace, kind=SpanKind.SERVER) as made:
@@ -75,6 +83,7 @@ class App:
             route = self._routes.find(exchange.method, exchange.path)
             made.rename(f"{exchange.method} {route.path}")
             made.set("shoal.request_id", exchange.request_id)
+            exchange.parameters = route.parameters(exchange.path)
             await route.handler(exchange)
         except MethodNotAllowed as error:
             allowed = ", ".join(self._routes.allowed(exchange.path))

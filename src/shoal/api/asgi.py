@@ -15,6 +15,7 @@ import msgspec
 
 from shoal.api.guards import ClientWatch, Deadline
 from shoal.api.limits import ApiLimits
+from shoal.api.memory import BodyMemory
 from shoal.errors import Cancelled, InvalidRequest, PayloadTooLarge, RequestTimeout
 from shoal.messages import Generate, Infer
 
@@ -50,16 +51,21 @@ class Exchange:
     the last, :meth:`keep_whole` where ``keeps_whole``.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: ApiLimits) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, limits: ApiLimits, memory: BodyMemory | None = None
+    ) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.client: str = (scope.get("client") or ("", 0))[0]  # its address; empty where the server cannot say
+        self.parameters: Mapping[str, str] = {}  # of the path
         self.limits = limits
         self.keeps_whole: bool = WHOLE in scope.get("extensions", ())
         self.status = 0  # that was answered; 0: none yet
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._asgi_send = send
+        self._memory = memory or BodyMemory(limits.all_bodies_bytes)
+        self._held = 0  # bytes of that memory
         self._body_read = False
         self._closed = False  # the answer is complete, or the client does not read it
         given = self._headers.get(b"x-request-id", b"")
@@ -99,50 +105,75 @@ class Exchange:
     def header(self, name: bytes) -> bytes | None:
         return self._headers.get(name)
 
-    async def read_body(self) -> bytes:
-        """The whole body. Raises :class:`PayloadTooLarge` as soon as it is known to be, :class:`RequestTimeout`,
-        and :class:`Cancelled` when the client goes away."""
-        limit = self.limits.body_bytes
+    async def read_body(self, *, limit: int | None = None, lead: int = 0) -> bytes:
+        """The whole body, behind ``lead`` zero bytes. ``limit``: what it may have, if not as much as other bodies.
+
+        Raises :class:`PayloadTooLarge` as soon as it is known to be, :class:`Overloaded` when too much is held for
+        others, :class:`RequestTimeout`, and :class:`Cancelled` when the client goes away.
+        """
+        limit = limit or self.limits.body_bytes
         declared = self._headers.get(b"content-length", b"0")
         if not _DIGITS.fullmatch(declared) or int(declared) > limit:
-            raise self._too_large()
-        parts: list[bytes] = []
+            raise _too_large(limit)
+        # A large body has the time that the rate demanded of a small one gives it.
+        seconds = self.limits.body_timeout * max(1, int(declared) / self.limits.body_bytes)
+        parts = [bytes(lead)] if lead else []
         size = 0
         try:
-            with Deadline(self.limits.body_timeout):
+            with Deadline(seconds):
                 while not self._body_read:
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
                         raise Cancelled("the client went away")
+                    self._body_read = not message.get("more_body", False)
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > limit:
-                        raise self._too_large()
-                    self._body_read = not message.get("more_body", False)
+                        raise _too_large(limit)
+                    self.hold(len(parts[-1]))
         except TimeoutError:
-            seconds = self.limits.body_timeout
             raise RequestTimeout(f"the request body did not arrive within {seconds:g} s") from None
         return b"".join(parts)
+
+    def hold(self, size: int) -> None:
+        """Count this many bytes as held for this request, until :meth:`release`. Raises :class:`Overloaded`."""
+        self._memory.take(size)
+        self._held += size
+
+    def release(self) -> None:
+        """The request has ended."""
+        self._memory.give_back(self._held)
+        self._held = 0
 
     def client_watch(self) -> ClientWatch:
         """Guards a block that works for the client; enter it after the body was read."""
         return ClientWatch(self._receive)
 
     async def answer(
-        self, status: int, body: bytes, *, content_type: bytes = JSON, headers: Sequence[Header] = ()
+        self,
+        status: int,
+        body: bytes,
+        *,
+        rest: Sequence[memoryview] = (),
+        content_type: bytes = JSON,
+        headers: Sequence[Header] = (),
     ) -> None:
-        """Send the one whole answer."""
+        """Send the one whole answer: ``body``, and behind it ``rest``, which is not copied."""
         unread = self._has_unread_body()
-        described = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+        size = len(body) + sum(piece.nbytes for piece in rest)
+        described = [(b"content-type", content_type), (b"content-length", str(size).encode())]
         fixed = [] if status == NO_CONTENT else described
         closing = [(b"connection", b"close")] if unread else []
+        pieces: list[bytes | memoryview] = [body, *rest]
         try:
             await self._start(status, [*fixed, *closing, *headers])
+            for piece in pieces[:-1]:
+                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
             if unread:
-                await self._send({"type": "http.response.body", "body": body, "more_body": True})
+                await self._send({"type": "http.response.body", "body": pieces[-1], "more_body": True})
                 await self._linger()
-                body = b""
-            await self._send({"type": "http.response.body", "body": body})
+                pieces.append(b"")
+            await self._send({"type": "http.response.body", "body": pieces[-1]})
         finally:
             self._closed = True  # half an answer cannot be turned into another one
 
@@ -162,9 +193,6 @@ class Exchange:
     async def keep_whole(self, status: int, body: bytes) -> None:
         """What the whole answer would have been, for who keeps both."""
         await self._asgi_send({"type": WHOLE, "status": status, "body": body})
-
-    def _too_large(self) -> PayloadTooLarge:
-        return PayloadTooLarge(f"the request body is larger than {self.limits.body_bytes} bytes")
 
     def _has_unread_body(self) -> bool:
         if self._body_read:
@@ -197,3 +225,7 @@ class Exchange:
         except TimeoutError:
             self._closed = True
             raise Cancelled("the client stopped reading the answer") from None
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the request body is larger than {limit} bytes")

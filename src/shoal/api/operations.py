@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
 from shoal.api.asgi import Exchange
+from shoal.api.openapi import TEXT, Content, Operation
 from shoal.api.plane import Plane
 from shoal.api.routing import Route
 
 PROMETHEUS_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class Live(msgspec.Struct, frozen=True):
+    status: Literal["live"] = "live"
+
+
+class Ready(msgspec.Struct, frozen=True):
+    status: Literal["ready"] = "ready"
+
+
+class NotReady(msgspec.Struct, frozen=True, kw_only=True):
+    status: Literal["not_ready"] = "not_ready"
+    reason: str
+
 
 _encode = msgspec.json.Encoder().encode
 
@@ -19,21 +35,26 @@ def routes(plane: Plane, metrics: Callable[[], bytes]) -> list[Route]:
     """``metrics`` returns Prometheus' text format."""
 
     async def live(exchange: Exchange) -> None:
-        await exchange.answer(200, _encode({"status": "live"}))
+        await exchange.answer(200, _encode(Live()))
 
     async def ready(exchange: Exchange) -> None:
         if plane.ready():
-            await exchange.answer(200, _encode({"status": "ready"}))
+            await exchange.answer(200, _encode(Ready()))
         else:
-            await exchange.answer(503, _encode({"status": "not_ready", "reason": _reason(plane)}))
+            await exchange.answer(503, _encode(NotReady(reason=_reason(plane))))
 
     async def measure(exchange: Exchange) -> None:
         await exchange.answer(200, metrics(), content_type=PROMETHEUS_TEXT)
 
     return [
-        Route("GET", "/health/live", live),
-        Route("GET", "/health/ready", ready),
-        Route("GET", "/metrics", measure),
+        Route("GET", "/health/live", live, Operation("Is the process alive?", {200: (Content(Live),)})),
+        Route(
+            "GET",
+            "/health/ready",
+            ready,
+            Operation("May requests come?", {200: (Content(Ready),), 503: (Content(NotReady),)}),
+        ),
+        Route("GET", "/metrics", measure, Operation("For Prometheus", {200: (Content(str, TEXT),)})),
     ]
 
 

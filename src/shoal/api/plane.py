@@ -7,8 +7,9 @@ from typing import Protocol
 
 from shoal.coordinator.dataplane import ServedModel
 from shoal.messages import Chunk, Generate, Infer, Inferred
+from shoal.model_registry import ModelSpec
 
-__all__ = ["Plane", "ServedModel"]
+__all__ = ["ModelSpec", "Plane", "ServedModel"]
 
 
 class Plane(Protocol):
@@ -18,6 +19,13 @@ class Plane(Protocol):
     """
 
     def models(self) -> Sequence[ServedModel]: ...
+
+    def find(self, name: str, version: str | None = None, *, key: str = "") -> ModelSpec:
+        """The model of a name or an alias; of several behind an alias ``key`` chooses, and the same one each time.
+
+        Raises :class:`~shoal.errors.ModelNotFound`.
+        """
+        ...
 
     def ready(self) -> bool:
         """Is at least one worker ready?"""

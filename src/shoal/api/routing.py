@@ -1,40 +1,61 @@
-"""Which handler answers which method and path: an exact match in one table, or a path below a known folder."""
+"""Which handler answers which method and path: an exact match in one table, or a template with parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import functools
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 from shoal.api.asgi import Exchange
+from shoal.api.openapi.operation import Operation
 from shoal.errors import MethodNotAllowed, NotFound
 
 Handler = Callable[[Exchange], Awaitable[None]]
 
+PARAMETER: Final = re.compile(r"\{(?P<name>\w+)(?P<rest>\*?)\}")
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path that ends with a slash takes every path below it; the handler reads the rest from the exchange."""
+    """One method of one path. ``{name}`` in a path is one segment, ``{name*}`` is everything from there on.
+
+    ``operation`` is what the published document says of the route; it stands here, beside the handler, so that one
+    does not change without the other. A surface describes a new route by giving it one.
+    """
 
     method: str
     path: str
     handler: Handler
+    operation: Operation | None = None
+
+    def parameters(self, path: str) -> Mapping[str, str]:
+        """The values of the template's parameters in a path that fits it."""
+        if "{" not in self.path:
+            return _NOTHING
+        found = _pattern(self.path).fullmatch(path)
+        return found.groupdict() if found else _NOTHING
 
 
 class Routes:
-    """The table of all surfaces."""
+    """The table of all surfaces. ``absent`` says, for the beginnings of well-known paths, why nothing is there."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], absent: Mapping[str, str] = _NOTHING) -> None:
         self._exact: dict[str, dict[str, Route]] = {}
-        self._folders: dict[str, dict[str, Route]] = {}
+        self._templates: dict[str, dict[str, Route]] = {}
+        self._absent = absent
         for route in routes:
-            table = self._folders if route.path.endswith("/") else self._exact
+            table = self._templates if "{" in route.path else self._exact
             table.setdefault(route.path, {})[route.method] = route
 
     def find(self, method: str, path: str) -> Route:
         """HEAD is answered as GET: servers drop the body. Raises :class:`NotFound`, :class:`MethodNotAllowed`."""
         methods = self._methods(path)
         if not methods:
-            raise NotFound(f"there is nothing at {path}")
+            raise NotFound(f"there is nothing at {path}{self._reason(path)}")
         route = methods.get("GET" if method == "HEAD" else method)
         if route is None:
             raise MethodNotAllowed(f"{path} answers to {' and '.join(methods)}, not to {method}")
@@ -47,5 +68,20 @@ class Routes:
     def _methods(self, path: str) -> dict[str, Route]:
         if path in self._exact:
             return self._exact[path]
-        below = (folder for folder in self._folders if path.startswith(folder))
-        return self._folders.get(max(below, key=len, default=""), {})
+        for template, methods in self._templates.items():
+            if path.startswith(template[: template.index("{")]) and _pattern(template).fullmatch(path):
+                return methods
+        return {}
+
+    def _reason(self, path: str) -> str:
+        return next((f": {reason}" for start, reason in self._absent.items() if path.startswith(start)), "")
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    """``/a.b/{one}/{two*}`` as an expression with groups of these names."""
+    literals = PARAMETER.split(template)[::3]
+    made = re.escape(literals[0])
+    for parameter, literal in zip(PARAMETER.finditer(template), literals[1:], strict=True):
+        made += f"(?P<{parameter['name']}>{'.*' if parameter['rest'] else '[^/]+'}){re.escape(literal)}"
+    return re.compile(made, re.DOTALL)

@@ -15,7 +15,18 @@ import numpy as np
 from shoal.api.plane import ServedModel
 from shoal.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound, ModelUnavailable
 from shoal.messages import Chunk, Generate, Infer, Inferred
-from shoal.types import FinishReason, ModelKind, RequestId, TokenLogprob, Usage
+from shoal.model_registry import ModelSpec
+from shoal.types import (
+    FinishReason,
+    ModelKind,
+    ModelName,
+    RequestId,
+    Tensors,
+    TensorSpec,
+    TokenLogprob,
+    Usage,
+    Version,
+)
 
 WIDTH = 384  # of an embedding
 PROMPT_TOKENS = 7  # every prompt counts as much
@@ -30,6 +41,10 @@ MODELS = (
     ServedModel("smollm2", ModelKind.GENERATE, ready=True, created=1_700_000_000, aliases=("default",)),
     ServedModel("minilm", ModelKind.TENSOR, ready=True, created=1_700_000_001),
 )
+#: Takes any ``input`` and gives it back as ``output``.
+ECHO = ServedModel("echo", ModelKind.TENSOR, ready=True, created=1_700_000_002)
+INPUTS = {"minilm": (TensorSpec("text", "BYTES", (-1, 1)),)}
+OUTPUTS = {"minilm": (TensorSpec("embedding", "FP32", (-1, WIDTH)), TensorSpec("tokens", "INT64", (-1,)))}
 
 
 async def speak(request: Generate) -> AsyncGenerator[Chunk, None]:
@@ -70,6 +85,18 @@ class FakePlane:
     def models(self) -> Sequence[ServedModel]:
         return self.served
 
+    def find(self, name: str, version: str | None = None, *, key: str = "") -> ModelSpec:
+        for model in self.served:
+            if name in (model.name, *model.aliases) and (model.live if version is None else version == model.version):
+                return ModelSpec(
+                    name=ModelName(model.name),
+                    kind=model.kind,
+                    version=Version(model.version),
+                    inputs=INPUTS.get(model.name, ()),
+                    outputs=OUTPUTS.get(model.name, ()),
+                )
+        raise ModelNotFound(f"there is no model {name!r}", param="model")
+
     def ready(self) -> bool:
         return any(model.ready for model in self.served)
 
@@ -97,19 +124,15 @@ class FakePlane:
         except asyncio.CancelledError:
             self.cut.append(request.request_id)
             raise
-        texts = [row[0] for row in request.inputs["text"]]
-        counts = np.array([len(text.split()) for text in texts], dtype=np.int64)
-        return Inferred({"embedding": np.stack([_vector(text) for text in texts]), "tokens": counts})
+        return Inferred(_run(request))
 
     def _check(self, name: str, kind: ModelKind) -> None:
-        for model in self.served:
-            if name in (model.name, *model.aliases):
-                if not model.ready:
-                    raise ModelUnavailable(f"{name} is not ready", retry_after=1.5)
-                if model.kind is not kind:
-                    raise InvalidRequest(f"{name} is a model of kind {model.kind}", param="model")
-                return
-        raise ModelNotFound(f"there is no model {name!r}", param="model")
+        found = self.find(name).name
+        model = next(model for model in self.served if model.name == found)
+        if not model.ready:
+            raise ModelUnavailable(f"{name} is not ready", retry_after=1.5)
+        if model.kind is not kind:
+            raise InvalidRequest(f"{name} is a model of kind {model.kind}", param="model")
 
 
 @dataclass(slots=True)
@@ -206,6 +229,16 @@ class AsgiClient:
 
     async def run(self, call: Call) -> None:
         await self.app(call.scope, call.receive, call.send)
+
+
+def _run(request: Infer) -> Tensors:
+    if request.model == ECHO.name:
+        return {"output": request.inputs["input"]}
+    if "text" not in request.inputs:
+        raise InvalidRequest("input 'text' is missing", param="text")
+    texts = [bytes(text) for text in request.inputs["text"].flat]
+    counts = np.array([len(text.split()) for text in texts], dtype=np.int64)
+    return {"embedding": np.stack([_vector(text) for text in texts]), "tokens": counts}
 
 
 def _words(seed: int, temperature: float) -> Iterable[str]:

@@ -84,6 +84,13 @@ class DataPlane:
             for spec in self._registry.list()
         ]
 
+    def find(self, name: str, version: str | None = None, *, key: str = "") -> ModelSpec:
+        """The model of a name or an alias; of several behind an alias ``key`` chooses, and the same one each time.
+
+        Raises :class:`~shoal.errors.ModelNotFound`.
+        """
+        return self._registry.resolve(name if version is None else f"{name}@{version}", key=key)
+
     def ready(self) -> bool:
         """Is every model that is known ready on at least one worker, and may requests come in?"""
         specs = self._registry.list()
@@ -123,7 +130,7 @@ class DataPlane:
             observed(self._metrics, request.model) as observation,
             span(f"{operation(request)} {request.model}", request.trace) as made,
         ):
-            spec = self._find(request)
+            spec = self.find(request.model, request.version, key=request.request_id)
             spec.check_kind(kind)
             if isinstance(request, Infer):
                 spec.check(request.inputs)
@@ -146,10 +153,6 @@ class DataPlane:
                 self._metrics.rejected(error.code)
                 raise
             yield
-
-    def _find(self, request: Generate | Infer) -> ModelSpec:
-        name = request.model if request.version is None else f"{request.model}@{request.version}"
-        return self._registry.resolve(name, key=request.request_id)
 
 
 def _complete(request: Generate | Infer, spec: ModelSpec, trace: str) -> Generate | Infer:

@@ -356,3 +356,11 @@ def test_no_order_and_no_event_id_is_answered_with_a_5xx(body: bytes, order: boo
         await server.jobs.close()
 
     asyncio.run(test())
+
+
+async def test_an_inference_can_be_a_job(server: Server) -> None:
+    body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["one fish"]}]}
+    ordered = await server.order(url="/v2/models/minilm/infer", body=body)
+    response = (await server.finished(ordered["request_id"]))["response"]
+    assert response["status_code"] == 200
+    assert [output["name"] for output in response["body"]["outputs"]] == ["embedding", "tokens"]

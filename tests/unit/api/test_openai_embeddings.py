@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import threading
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from shoal.api.limits import ApiLimits
+from shoal.api.offload import encode_numbers
+from shoal.api.openai import embeddings
 from shoal.api.openai.embeddings import answer_of
 from shoal.api.openai.schema import EmbeddingBody
 from shoal.api.testing import MODELS, WIDTH, Answer, AsgiClient, FakePlane
 from shoal.errors import InvalidRequest
+from shoal.types import Array
 
 
 async def ask(client: AsgiClient, **fields: Any) -> Answer:
@@ -88,3 +93,18 @@ def test_a_model_without_embeddings_is_refused() -> None:
 def test_a_model_that_does_not_count_tokens_used_none() -> None:
     answer = answer_of(EmbeddingBody(model="m", input="hi"), {"embedding": np.zeros((1, 2))}, count=1)
     assert b'"prompt_tokens":0' in answer
+
+
+@pytest.mark.parametrize(("count", "beside"), [(1, False), (200, True)])
+async def test_many_embeddings_are_written_beside_the_event_loop(
+    client: AsgiClient, monkeypatch: pytest.MonkeyPatch, count: int, beside: bool
+) -> None:
+    threads: set[int] = set()
+
+    def encode(vector: Array) -> msgspec.Raw:
+        threads.add(threading.get_ident())
+        return encode_numbers(vector)
+
+    monkeypatch.setattr(embeddings, "encode_numbers", encode)
+    assert len((await ask(client, input=["hi"] * count)).json()["data"]) == count
+    assert (threads != {threading.get_ident()}) == beside

@@ -17,8 +17,7 @@ from shoal.coordinator.job import Job, Order
 from shoal.coordinator.jobs import Jobs
 from shoal.errors import InvalidRequest, MethodNotAllowed, NotFound
 
-FOLDER = "/v1/jobs/"
-EVENTS = "/events"
+JOBS = "/v1/jobs"
 POLL_AFTER = b"1"  # seconds until it is worth asking again
 IDLE = 15.0  # seconds without an event until a reader is shown that the connection lives
 
@@ -31,26 +30,23 @@ async def create(jobs: Jobs, surfaces: Surfaces, exchange: Exchange) -> None:
     _check_url(surfaces, body.url)
     headers = {b"traceparent": exchange.trace.encode(), b"x-priority": str(exchange.priority).encode()}
     job = jobs.submit(_order(body, exchange), asking(surfaces, headers))
-    location = (b"location", f"{FOLDER}{job.id}".encode())
+    location = (b"location", f"{JOBS}/{job.id}".encode())
     await exchange.answer(202, document(job), headers=[location, *_poll_again(job)])
 
 
 async def read(jobs: Jobs, exchange: Exchange) -> None:
-    name = exchange.path.removeprefix(FOLDER)
-    if name.endswith(EVENTS):
-        await _follow(jobs.get(name.removesuffix(EVENTS)), exchange)
-    else:
-        job = jobs.get(name)
-        await exchange.answer(200, document(job), headers=_poll_again(job))
+    job = jobs.get(exchange.parameters["id"])
+    await exchange.answer(200, document(job), headers=_poll_again(job))
 
 
 async def remove(jobs: Jobs, exchange: Exchange) -> None:
-    job = jobs.remove(exchange.path.removeprefix(FOLDER))
+    job = jobs.remove(exchange.parameters["id"])
     await exchange.answer(200, document(job))
 
 
-async def _follow(job: Job, exchange: Exchange) -> None:
+async def follow(jobs: Jobs, exchange: Exchange) -> None:
     """The events behind the last that the client has; its leaving does not disturb the job."""
+    job = jobs.get(exchange.parameters["id"])
     log = job.events.log
     seen = sse.number_of(exchange.header(sse.LAST_EVENT_ID), job.id, log.last)
     if log.closed and seen == log.last:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -11,7 +11,7 @@ from shoal.types import FinishReason, TokenLogprob, Usage
 
 LEAST_LOGPROB = -9999.0  # JSON has no minus infinity; OpenAI writes this
 
-ChatFinish = FinishReason | Literal["tool_calls"]
+ChatFinish = Annotated[str, msgspec.Meta(extra_json_schema={"enum": [*FinishReason, "tool_calls"]})]
 
 encode = msgspec.json.Encoder().encode
 
@@ -164,10 +164,15 @@ class EmbeddingUsage(msgspec.Struct, frozen=True):
     total_tokens: int
 
 
+#: Numbers, or base64 of little-endian float32.
+_NUMBER: Final = {"anyOf": [{"type": "number"}, {"type": "null"}]}
+_VECTOR: Final = {"anyOf": [{"type": "array", "items": _NUMBER}, {"type": "string"}]}
+
+
 class Embedding(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["embedding"] = "embedding"
     index: int
-    embedding: list[float] | str  # numbers, or base64 of little-endian float32
+    embedding: Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=_VECTOR)]
 
 
 class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):

@@ -51,8 +51,6 @@ def _sampling(body: ChatBody, limits: ApiLimits) -> Sampling:
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     if body.max_completion_tokens is None:
         return sampling_of(body, limits, max_tokens=body.max_tokens, logprobs=logprobs)
-    if body.max_completion_tokens < 1:
-        raise InvalidRequest("max_completion_tokens must be at least 1", param="max_completion_tokens")
     return sampling_of(body, limits, max_tokens=body.max_completion_tokens, logprobs=logprobs)
 
 

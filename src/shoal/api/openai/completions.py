@@ -58,10 +58,8 @@ def prompts_of(body: CompletionBody) -> list[Prompt]:
     given = body.prompt
     if isinstance(given, str):
         return [_prompt(given, "prompt")]
-    if given and all(isinstance(item, int) for item in given):
+    if all(isinstance(item, int) for item in given):
         given = [[item for item in given if isinstance(item, int)]]
-    if not given:
-        raise InvalidRequest("prompt must not be empty", param="prompt")
     return [_prompt(item, f"prompt[{at}]") for at, item in enumerate(given)]
 
 

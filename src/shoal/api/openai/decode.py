@@ -15,7 +15,7 @@ _AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
 
 
-def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+def parse(decoder: msgspec.json.Decoder[T], body: bytes | memoryview) -> T:
     """Raises :class:`InvalidRequest`."""
     try:
         return decoder.decode(body)

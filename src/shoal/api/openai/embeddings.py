@@ -9,6 +9,7 @@ import numpy as np
 
 from shoal.api.asgi import Exchange
 from shoal.api.limits import ApiLimits
+from shoal.api.offload import encode_numbers, offload
 from shoal.api.openai.answers import Embedding, EmbeddingList, EmbeddingUsage, encode
 from shoal.api.openai.decode import parse
 from shoal.api.openai.schema import EmbeddingBody
@@ -28,22 +29,18 @@ async def create(plane: Plane, exchange: Exchange) -> None:
     request = exchange.stamp(request)
     with exchange.client_watch():
         inferred = await plane.infer(request, timeout=exchange.timeout)
-    await exchange.answer(200, answer_of(body, inferred.outputs, count=len(texts)))
+    size = sum(array.nbytes for array in inferred.outputs.values())
+    await exchange.answer(200, await offload(size, answer_of, body, inferred.outputs, count=len(texts)))
 
 
 def texts_of(body: EmbeddingBody, limits: ApiLimits) -> list[str]:
     """Raises :class:`InvalidRequest`."""
     given = [body.input] if isinstance(body.input, str) else body.input
-    if not given:
-        raise InvalidRequest("input must not be empty", param="input")
     if len(given) > limits.inputs:
         raise InvalidRequest(f"input: at most {limits.inputs} texts", param="input")
     texts = [text for text in given if isinstance(text, str)]
     if len(texts) != len(given):
         raise InvalidRequest("input: token numbers are not supported, send text", param="input")
-    if "" in texts:
-        where = "input" if isinstance(body.input, str) else f"input[{texts.index('')}]"
-        raise InvalidRequest(f"{where} must not be an empty text", param=where)
     return texts
 
 
@@ -56,11 +53,11 @@ def answer_of(body: EmbeddingBody, outputs: Tensors, *, count: int) -> bytes:
     width = vectors.shape[1]
     if body.dimensions not in (None, width):
         raise InvalidRequest(f"dimensions: {body.model} has {width} and no other", param="dimensions")
-    values = _base64(vectors) if body.encoding_format == "base64" else vectors.tolist()
+    write = _base64 if body.encoding_format == "base64" else encode_numbers
     tokens = int(outputs["tokens"].sum()) if "tokens" in outputs else 0
-    data = [Embedding(index=index, embedding=value) for index, value in enumerate(values)]
+    data = [Embedding(index=index, embedding=write(vector)) for index, vector in enumerate(vectors)]
     return encode(EmbeddingList(data=data, model=body.model, usage=EmbeddingUsage(tokens, tokens)))
 
 
-def _base64(vectors: Array) -> list[str]:
-    return [base64.b64encode(row.tobytes()).decode() for row in vectors.astype("<f4")]
+def _base64(vector: Array) -> msgspec.Raw:
+    return msgspec.Raw(b'"' + base64.b64encode(vector.astype("<f4").tobytes()) + b'"')

@@ -9,8 +9,6 @@ from shoal.api.openai.answers import Model, ModelList, encode
 from shoal.api.plane import Plane, ServedModel
 from shoal.errors import ModelNotFound
 
-FOLDER = "/v1/models/"
-
 
 async def list_all(plane: Plane, exchange: Exchange) -> None:
     data = [entry for model in plane.models() for entry in _entries(model)]
@@ -18,7 +16,7 @@ async def list_all(plane: Plane, exchange: Exchange) -> None:
 
 
 async def retrieve(plane: Plane, exchange: Exchange) -> None:
-    wanted = exchange.path.removeprefix(FOLDER)
+    wanted = exchange.parameters["model"]
     for model in plane.models():
         for entry in _entries(model):
             if entry.id == wanted:

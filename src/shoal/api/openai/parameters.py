@@ -40,7 +40,7 @@ def sampling_of(body: GenerateBody, limits: ApiLimits, *, max_tokens: int | None
         "seed": None if body.seed is None else body.seed & _SEED_BITS,
     }
     if body.top_k is not None:
-        fields["top_k"] = max(body.top_k, 0) if body.top_k >= -1 else body.top_k
+        fields["top_k"] = max(body.top_k, 0)
     for name in _SAME:
         if (value := getattr(body, name)) is not None:
             fields[name] = value

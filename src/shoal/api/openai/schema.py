@@ -1,7 +1,7 @@
 """The bodies of OpenAI's requests, as far as they mean something here.
 
 Unknown fields are ignored, as clients send many. Fields that would change the answer and cannot be served are
-named, so that they can be refused with a reason. What :class:`~shoal.types.Sampling` checks is not checked twice.
+named, so that they can be refused with a reason. Ranges are those of :class:`~shoal.types.Sampling`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,19 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+from shoal.types import Penalty, Probability, RepetitionPenalty, Temperature, TopP
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 TokenNumber = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 FunctionName = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+_DIGITS = msgspec.Meta(extra_json_schema={"propertyNames": {"pattern": "^[0-9]+$"}})
 
 
 class Body(msgspec.Struct, kw_only=True, frozen=True):
@@ -59,18 +65,18 @@ class GenerateBody(Body, kw_only=True, frozen=True):
     stream_options: StreamOptions | None = None
     n: Annotated[int, msgspec.Meta(ge=1)] | None = None
     seed: Int64 | None = None
-    max_tokens: Int32 | None = None
+    max_tokens: Positive | None = None
     stop: str | list[str] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[TokenNumber, Bias] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[TokenNumber, Bias], _DIGITS] | None = None
     response_format: JsonSchemaFormat | JsonObjectFormat | TextFormat | None = None
     # named as vLLM names them
-    top_k: Int32 | None = None  # 0 and -1: off
-    min_p: float | None = None
-    repetition_penalty: float | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None = None  # 0 and -1: off
+    min_p: Probability | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     ignore_eos: bool | None = None
     structured_outputs: StructuredOutputs | None = None
 
@@ -123,7 +129,7 @@ class NamedTool(Body, kw_only=True, frozen=True):
 
 class ChatBody(GenerateBody, kw_only=True, frozen=True):
     messages: Annotated[list[MessageBody], msgspec.Meta(min_length=1)]
-    max_completion_tokens: Int32 | None = None
+    max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     tools: list[ToolBody] | None = None
@@ -136,7 +142,7 @@ class ChatBody(GenerateBody, kw_only=True, frozen=True):
 
 
 class CompletionBody(GenerateBody, kw_only=True, frozen=True):
-    prompt: str | list[str | TokenNumber | list[TokenNumber]]
+    prompt: NonEmpty | Annotated[list[NonEmpty | TokenNumber | list[TokenNumber]], msgspec.Meta(min_length=1)]
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     # refused unless they ask for nothing
     echo: bool | None = None
@@ -146,6 +152,6 @@ class CompletionBody(GenerateBody, kw_only=True, frozen=True):
 
 class EmbeddingBody(Body, kw_only=True, frozen=True):
     model: Name
-    input: str | list[str | int | list[int]]
+    input: NonEmpty | Annotated[list[NonEmpty | int | list[int]], msgspec.Meta(min_length=1)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None

@@ -128,7 +128,10 @@ def _source(llguidance: Any, grammar: Grammar) -> str:
                 raise InvalidRequest(f"the json_schema is not JSON: {exc}", param=grammar.param) from exc
             if not isinstance(schema, dict):
                 raise InvalidRequest("the json_schema is not a JSON object", param=grammar.param)
-            return _from_schema(llguidance, schema)
+            try:
+                return _from_schema(llguidance, schema)
+            except ValueError as exc:  # a number beyond 64 bits
+                raise InvalidRequest(f"the json_schema is not usable: {exc}", param=grammar.param) from exc
         case "regex":
             return str(llguidance.LLMatcher.grammar_from_regex(grammar.source))
         case "lark":

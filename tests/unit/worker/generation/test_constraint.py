@@ -71,6 +71,7 @@ def test_the_state_follows_from_the_tokens_alone() -> None:
     ("grammar", "message"),
     [
         (Grammar("json_schema", '{"type": "nonsense"}'), "nonsense"),
+        (Grammar("json_schema", f'{{"maximum": {2**70}}}'), "json_schema is not usable: .* 1180591620717411303424"),
         (Grammar("json_schema", "{"), "not JSON"),
         (Grammar("json_schema", "[1]"), "not a JSON object"),
         (Grammar("json_schema", '{"$ref": "https://example.org/schema"}'), "example.org"),

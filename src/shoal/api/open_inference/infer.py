@@ -1,0 +1,141 @@
+"""POST /v2/models/{model}[/versions/{version}]/infer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from shoal.api.asgi import JSON, MAX_PRIORITY, Exchange, Header
+from shoal.api.compression import LEAST, MAX_RATIO, accepted, compress, inflate
+from shoal.api.offload import offload
+from shoal.api.open_inference.inputs import read_inputs
+from shoal.api.open_inference.outputs import Wanted, write_outputs
+from shoal.api.open_inference.schema import InferBody, RequestParameters
+from shoal.api.openai.decode import parse
+from shoal.api.plane import ModelSpec, Plane
+from shoal.errors import InvalidRequest, PayloadTooLarge
+from shoal.messages import Infer
+from shoal.types import Array, RequestId
+
+HEADER_LENGTH: Final = b"inference-header-content-length"
+MEDIA: Final = b"application/octet-stream"
+ALIGNMENT: Final = 8  # bytes: of the widest number
+MAX_KEY: Final = 256  # characters
+
+_DIGITS = re.compile(rb"[0-9]{1,15}")
+_decoder = msgspec.json.Decoder(InferBody)
+
+
+async def infer(plane: Plane, exchange: Exchange) -> None:
+    version = exchange.parameters.get("version")
+    model = plane.find(exchange.parameters["model"], version, key=exchange.request_id)
+    request = await _read(exchange)
+    wanted = Wanted.of(request.body, model.outputs)
+    inputs = await offload(request.python_bytes, read_inputs, request.body.inputs, request.binary, exchange.limits)
+    call = Infer(RequestId(exchange.request_id), model.name, inputs, version=model.version, key=_key(exchange))
+    call = _prioritised(exchange.stamp(call), request.body.parameters)
+    with exchange.client_watch():
+        inferred = await plane.infer(call, timeout=_timeout(exchange, request.body.parameters))
+    await _answer(exchange, model, request.body.id, wanted.choose(inferred.outputs))
+
+
+# -- the request
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    body: InferBody
+    binary: memoryview  # the bytes behind the JSON
+    python_bytes: int  # what becomes Python objects one by one
+
+
+async def _read(exchange: Exchange) -> Request:
+    given = exchange.header(HEADER_LENGTH)
+    if given is not None and not _DIGITS.fullmatch(given):
+        raise InvalidRequest(f"{_name(HEADER_LENGTH)} must be a number of bytes", param=_name(HEADER_LENGTH))
+    lead = -int(given or 0) % ALIGNMENT  # so that the tensors begin where numbers may
+    body = memoryview(await _plain_body(exchange, lead))[lead:]
+    size = len(body) if given is None else int(given)
+    if size > len(body):
+        name = _name(HEADER_LENGTH)
+        raise InvalidRequest(f"{name} is {size}, but the body has {len(body)} bytes", param=name)
+    most = exchange.limits.body_bytes
+    if size > most:
+        raise PayloadTooLarge(f"the JSON of a request may have {most} bytes: send tensors as binary data behind it")
+    header = parse(_decoder, body[:size])
+    texts = sum(_declared(tensor.parameters) for tensor in header.inputs if tensor.datatype == "BYTES")
+    return Request(header, body[size:], size + texts)
+
+
+async def _plain_body(exchange: Exchange, lead: int) -> bytes:
+    """The body, inflated where it came compressed, behind ``lead`` zero bytes."""
+    limit = exchange.limits.tensor_bytes
+    encoding = (exchange.header(b"content-encoding") or b"identity").decode("latin-1").strip().lower()
+    if encoding == "identity":
+        return await exchange.read_body(limit=limit, lead=lead)
+    body = await exchange.read_body(limit=limit)
+    most = min(limit, len(body) * MAX_RATIO)
+    exchange.hold(most)
+    inflated = await offload(most, inflate, body, encoding, limit=limit)
+    exchange.hold(len(inflated) - most)
+    return bytes(lead) + inflated
+
+
+def _declared(parameters: object) -> int:
+    return getattr(parameters, "binary_data_size", None) or 0
+
+
+def _key(exchange: Exchange) -> str:
+    key = (exchange.header(b"x-shard-key") or b"").decode("latin-1")
+    if len(key) > MAX_KEY:
+        raise InvalidRequest(f"x-shard-key may have {MAX_KEY} characters", param="x-shard-key")
+    return key
+
+
+def _prioritised(request: Infer, parameters: RequestParameters | None) -> Infer:
+    """Triton counts from 1, the most urgent, upwards, and 0 says nothing."""
+    if parameters is None:
+        return request
+    if parameters.sequence_id:
+        raise InvalidRequest("sequence_id is not supported: every request stands alone", param="parameters.sequence_id")
+    if not parameters.priority:
+        return request
+    return msgspec.structs.replace(request, priority=MAX_PRIORITY + 1 - parameters.priority)
+
+
+def _timeout(exchange: Exchange, parameters: RequestParameters | None) -> float | None:
+    """Seconds: what the header gives and what the parameter gives, whichever is less."""
+    given = [exchange.timeout]
+    if parameters is not None and parameters.timeout:
+        given.append(min(parameters.timeout / 1e6, exchange.limits.deadline))
+    return min((seconds for seconds in given if seconds is not None), default=None)
+
+
+# -- the answer
+
+
+async def _answer(
+    exchange: Exchange, model: ModelSpec, request_id: str | None, chosen: Sequence[tuple[str, Array, bool]]
+) -> None:
+    python_bytes = sum(array.nbytes for _, array, binary in chosen if not binary or array.dtype.hasobject)
+    header, pieces = await offload(
+        python_bytes, write_outputs, chosen, model=model.name, version=model.version, request_id=request_id
+    )
+    headers: list[Header] = [(HEADER_LENGTH, str(len(header)).encode())] if pieces else []
+    media = MEDIA if pieces else JSON
+    size = len(header) + sum(piece.nbytes for piece in pieces)
+    encoding = accepted((exchange.header(b"accept-encoding") or b"").decode("latin-1"))
+    if encoding is None or size < LEAST:
+        await exchange.answer(200, header, rest=pieces, content_type=media, headers=headers)
+        return
+    body = await offload(size, compress, [header, *pieces], encoding)
+    headers.append((b"content-encoding", encoding.encode()))
+    await exchange.answer(200, body, content_type=media, headers=headers)
+
+
+def _name(header: bytes) -> str:
+    return header.decode()
