@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-Key = bytes | str  # compared in full: two requests never share an answer because their hashes are equal
+from shoal.kvstore.store import Found, Key, check_ttl
 
 _ENTRY_OVERHEAD: Final = 336  # bytes of an entry beside key and value, measured: the objects and tables that hold it
 _HEAP_SLACK: Final = 64  # outdated items tolerated in the heap, beyond one for each entry
@@ -52,26 +52,20 @@ class MemoryStore:
         """Entries held, expired ones that nobody has noticed included."""
         return len(self._entries)
 
-    def get(self, key: Key) -> bytes | None:
+    def get(self, key: Key) -> Found | None:
         entry = self._live(key)
         if entry is None:
             self.stats.misses += 1
             return None
         self.stats.hits += 1
         self._entries.move_to_end(key)
-        return entry.value
+        return Found(entry.value, None if entry.expires is None else entry.expires - self._clock())
 
     def exists(self, key: Key) -> bool:
-        """Looks without counting and without using."""
         return self._live(key) is not None
 
     def set(self, key: Key, value: bytes, *, ttl: float | None = None) -> bool:
-        """Keep ``value`` for ``ttl`` seconds (above 0; None: until it has to make room).
-
-        Returns False, and drops what was there, if it alone is larger than the store.
-        """
-        if ttl is not None and not ttl > 0:
-            raise ValueError(f"ttl must be above 0 seconds, not {ttl}")
+        check_ttl(ttl)
         self.delete(key)
         size = sys.getsizeof(key) + sys.getsizeof(value) + _ENTRY_OVERHEAD
         if size > self._max_bytes or self._max_entries < 1:
@@ -86,11 +80,16 @@ class MemoryStore:
         return True
 
     def delete(self, key: Key) -> bool:
-        """Returns whether it was there."""
         if self._live(key) is None:
             return False
         self._drop(key)
         return True
+
+    def clear(self, prefix: bytes = b"") -> int:
+        doomed = [key for key in self._entries if key.startswith(prefix)]
+        for key in doomed:
+            self._drop(key)
+        return len(doomed)
 
     def check_integrity(self) -> None:
         """What always holds; for tests and for idle moments."""
