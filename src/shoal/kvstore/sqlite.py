@@ -31,6 +31,7 @@ LARGEST: Final = 1 / 8  # of the store, that one entry may take
 _LOG_SHARE: Final = 1 / 4  # of the bytes on disk for the write-ahead log, and as much to overshoot with one write
 _LOG_BYTES: Final = 16 * 2**20  # of each at most
 _PAGE: Final = 4096  # bytes
+_ROW: Final = 64  # bytes of a row beside key and value
 _EVICTED_AT_ONCE: Final = 1 / 32  # of the entries
 _USES_KEPT: Final = 4096  # that no write has noted yet
 _BUSY_TIMEOUT: Final = 2.0  # seconds
@@ -66,6 +67,7 @@ class SqliteStore:
         """Raises :class:`ConfigError` when ``path`` is another program's database."""
         self.evictions = 0
         self.damaged = 0  # entries whose checksum was wrong
+        self.bytes_used = 0  # on disk, without the log and without pages that are free to be used again
         self._clock = clock
         log = min(_LOG_BYTES, round(max_bytes * _LOG_SHARE))
         self._max_pages = (max_bytes - 2 * log) // _PAGE
@@ -83,6 +85,7 @@ class SqliteStore:
             self._write.execute("DELETE FROM entries WHERE expires <= ?", (clock(),))
             (self._use,) = self._write.execute("SELECT coalesce(max(used), 0) FROM entries").fetchone()
             self._digests = {digest for (digest,) in self._write.execute("SELECT digest FROM entries")}
+            self._pages()
             self._read = _connect(path)
         except BaseException:
             self._write.close()
@@ -91,11 +94,6 @@ class SqliteStore:
     def __len__(self) -> int:
         """Entries held, expired ones that nobody has noticed included."""
         return len(self._digests)
-
-    @property
-    def bytes_used(self) -> int:
-        """On disk, without the log. Pages that are free to be used again do not count."""
-        return self._pages() * _PAGE
 
     # -- the reading thread
 
@@ -156,7 +154,9 @@ class SqliteStore:
 
     def clear(self, prefix: bytes = b"") -> int:
         with self._transaction():
-            return self._drop("substr(key, 1, ?) = ?", len(prefix), prefix)
+            dropped = self._drop("substr(key, 1, ?) = ?", len(prefix), prefix)
+        self._pages()
+        return dropped
 
     def close(self) -> None:
         self._read.close()
@@ -185,7 +185,7 @@ class SqliteStore:
         while waiting and written < self._at_once:
             key, value, ttl = waiting.popleft()
             check_ttl(ttl)
-            size = len(key) + len(value)
+            size = len(key) + len(value) + _ROW
             if size > self._largest:
                 self._delete(key)
             else:
@@ -224,6 +224,7 @@ class SqliteStore:
     def _pages(self) -> int:
         (count,) = self._write.execute("PRAGMA page_count").fetchone()
         (free,) = self._write.execute("PRAGMA freelist_count").fetchone()
+        self.bytes_used = (count - free) * _PAGE
         return int(count - free)
 
 
