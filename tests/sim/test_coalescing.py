@@ -164,7 +164,8 @@ def test_only_requests_with_one_right_answer_are_shared() -> None:
 def test_a_higher_priority_joins_too() -> None:
     async def scenario() -> None:
         async with fleet(1, specs=[SPEC]) as f:
-            assert await asyncio.gather(ask(f, 5), ask(f, 5, priority=9)) == [counting(5)] * 2
+            asked = [ask(f, 5), ask(f, 5, priority=9)]
+            assert await asyncio.gather(*asked) == [counting(5)] * 2
             assert steps(f) == 5
 
     simulate(scenario())

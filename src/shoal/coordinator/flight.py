@@ -51,7 +51,9 @@ class Flight:
         try:
             async with aclosing(self._run()) as answers:
                 async for answer in answers:
-                    await self._take_in(answer)
+                    if self._replay.must_wait():
+                        await self._readers_come_near()
+                    self._take_in(answer)
                     if self._is_over:
                         return
             raise WorkerLost("the answer ended before its end")
@@ -94,11 +96,13 @@ class Flight:
         finally:
             self._waiting.pop(reader, None)
 
-    async def _take_in(self, answer: Answer) -> None:
+    async def _readers_come_near(self) -> None:
         while self._replay.must_wait():
             self._moved = asyncio.Event()
             await self._moved.wait()
         self._moved = None
+
+    def _take_in(self, answer: Answer) -> None:
         self._replay.add(answer, size_of(answer))
         self._is_over = is_last(answer)
         if not self._replay.is_whole:

@@ -55,10 +55,8 @@ class Replay(Generic[P]):
 
     def add(self, part: P, size: int) -> None:
         """Take a part of ``size`` bytes in, after it was seen that :meth:`must_wait` says no."""
-        for reader in self.readers:
-            if self._is_late(reader):
-                reader.given_up = True
-        self.readers = {reader for reader in self.readers if not reader.given_up}
+        if not self.is_whole:
+            self._give_up_the_late()
         self._bytes += size
         self._parts.append((part, self._bytes))
         self._let_go()
@@ -85,6 +83,12 @@ class Replay(Generic[P]):
         assert self._first == 0 or not self.is_whole
         if self._parts:
             assert self._parts[-1][1] == self._bytes
+
+    def _give_up_the_late(self) -> None:
+        late = {reader for reader in self.readers if self._is_late(reader)}
+        for reader in late:
+            reader.given_up = True
+        self.readers -= late
 
     def _is_late(self, reader: Reader) -> bool:
         return self._bytes - reader.bytes > self._limit

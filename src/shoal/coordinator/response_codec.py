@@ -44,12 +44,8 @@ def request_key(request: Generate | Infer, prefix: bytes) -> bytes | None:
     MessagePack marks its own ends, so different requests have different keys.
     """
     try:
-        if isinstance(request, Generate):
-            key = prefix + _encoder.encode(_generate_fields(request))
-        elif sum(array.nbytes for array in request.inputs.values()) > MAX_KEY:
-            return None
-        else:
-            key = prefix + _encoder.encode(_infer_fields(request))
+        fields = _generate_fields(request) if isinstance(request, Generate) else _infer_fields(request)
+        key = prefix + _encoder.encode(fields)
     except (_TooLarge, TypeError, UnicodeEncodeError, OverflowError):
         return None
     return key if len(key) <= MAX_KEY else None
@@ -66,7 +62,7 @@ def size_of(answer: Answer) -> int:
         logprobs = sum(128 + 96 * len(token.top) for token in answer.logprobs)
         return 200 + len(answer.text) + 32 * len(answer.tokens) + logprobs
     if isinstance(answer, Inferred):
-        return 300 + sum(_size_of_array(array) for array in answer.outputs.values())
+        return 300 + sum(map(_size_of_array, answer.outputs.values()))
     raise TypeError(f"a {type(answer).__name__} is no answer to a model's request")
 
 
@@ -83,7 +79,7 @@ def decode_answers(value: bytes) -> list[Chunk | Inferred]:
 
 
 def _size_of_array(array: Array) -> int:
-    if array.dtype != object:
+    if not array.dtype.hasobject:
         return array.nbytes + 100
     return 100 + sum(64 + len(element) for element in array.ravel().tolist())
 
@@ -91,8 +87,11 @@ def _size_of_array(array: Array) -> int:
 def _encode_array(array: Any) -> Any:
     if not isinstance(array, np.ndarray):
         raise TypeError(f"a {type(array).__name__} is in no message")
-    if array.dtype != object:
-        return array.dtype.str, array.shape, np.ascontiguousarray(array).data if array.nbytes else b""
+    dtype = array.dtype
+    if not dtype.hasobject:
+        if array.nbytes > MAX_KEY:
+            raise _TooLarge
+        return dtype.str, array.shape, array.tobytes()
     elements = array.ravel().tolist()
     if sum(map(len, elements)) > MAX_KEY:
         raise _TooLarge

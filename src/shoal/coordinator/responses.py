@@ -6,12 +6,12 @@ tenants: the tenant is in the key.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final, NamedTuple, Protocol
 
-from shoal.aio import Tasks
 from shoal.clock import now
 from shoal.coordinator.disk_tier import DiskTier
 from shoal.coordinator.flight import Flight
@@ -70,9 +70,9 @@ class Responses:
         self._disk = disk
         self._metrics = metrics
         self._flights: dict[Key, Flight] = {}
-        self._prefixes: dict[ModelId, tuple[ModelSpec, bytes]] = {}
+        self._prefixes: dict[int, tuple[ModelSpec, bytes]] = {}  # by identity, for hashing a specification takes long
         self._era = 0  # what began before the last :meth:`forget` is not kept
-        self._tasks = Tasks()
+        self._running: set[asyncio.Task[None]] = set()
         metrics.sizes = self._sizes
         if disk is not None:
             metrics.dropped_writes = lambda: disk.dropped
@@ -82,7 +82,9 @@ class Responses:
             self._disk.start()
 
     async def close(self) -> None:
-        await self._tasks.close()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         if self._disk is not None:
             await self._disk.close()
 
@@ -117,7 +119,7 @@ class Responses:
         prefix = model_prefix(model)
         self._era += 1
         self._memory.clear(prefix)
-        self._prefixes.pop(model, None)
+        self._prefixes = {key: known for key, known in self._prefixes.items() if known[0].id != model}
         for key in [key for key in self._flights if key.startswith(prefix)]:
             del self._flights[key]  # its readers read on; nobody joins
         if self._disk is not None:
@@ -183,14 +185,17 @@ class Responses:
             ended=ended,
         )
         self._flights[key] = flight
-        flight.task = self._tasks.start(flight.fly(), name=f"flight of {request.request_id}")
+        flight.task = asyncio.get_running_loop().create_task(flight.fly(), name=request.request_id)
+        self._running.add(flight.task)
+        flight.task.add_done_callback(self._running.discard)
         return flight
 
     async def _recorded(self, asked: _Asked) -> AsyncGenerator[Answer, None]:
         _, request, spec, deadline, observation = asked
         era, size = self._era, 0
         record: list[Answer] = []
-        async with aclosing(self._dispatcher.answer(request, spec, deadline, observation)) as answers:
+        answers = self._dispatcher.answer(request, spec, deadline, observation)
+        try:  # what aclosing does, for half of the time
             async for answer in answers:
                 size += size_of(answer)
                 if size > MAX_ANSWER:
@@ -200,6 +205,8 @@ class Responses:
                     if is_last(answer):
                         self._keep(asked, record, era)  # before it is sent on: nobody has to ask whether there is more
                 yield answer
+        finally:
+            await answers.aclose()
 
     def _keep(self, asked: _Asked, answers: Sequence[Answer], era: int) -> None:
         cache = asked.spec.settings.cache
@@ -211,9 +218,9 @@ class Responses:
             self._disk.put(asked.key, value, cache.ttl)
 
     def _prefix(self, spec: ModelSpec) -> bytes:
-        known = self._prefixes.get(spec.id)
-        if known is None or known[0] is not spec:
-            known = self._prefixes[spec.id] = spec, spec_prefix(spec)
+        known = self._prefixes.get(id(spec))
+        if known is None:
+            known = self._prefixes[id(spec)] = spec, spec_prefix(spec)
         return known[1]
 
     def _sizes(self) -> list[TierSize]:

@@ -154,7 +154,8 @@ class SqliteStore:
 
     def clear(self, prefix: bytes = b"") -> int:
         with self._transaction():
-            dropped = self._drop("substr(key, 1, ?) = ?", len(prefix), prefix)
+            # SQLite has no part of an empty blob, not even an empty one.
+            dropped = self._drop("substr(key, 1, ?) = ?", len(prefix), prefix) if prefix else self._drop("TRUE")
         self._pages()
         return dropped
 

@@ -77,7 +77,9 @@ def test_clearing_drops_what_begins_with_the_prefix_and_nothing_else(store: Stor
     assert store.clear(b"a%") == 1
     assert store.clear(b"a") == 2
     assert [key for key in (b"a", b"ab", b"a%", b"b", b"\0") if store.exists(key)] == [b"b", b"\0"]
-    assert store.clear() == 2
+    store.set(b"", b"1")
+    assert store.clear() == 3
+    assert not store.exists(b"")
 
 
 def test_what_was_used_longest_ago_makes_room(store: Store) -> None:
