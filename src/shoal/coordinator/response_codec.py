@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from shoal.errors import ShoalError
 from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
@@ -44,11 +45,22 @@ def request_key(request: Generate | Infer, prefix: bytes) -> bytes | None:
     MessagePack marks its own ends, so different requests have different keys.
     """
     try:
+        request = _in_order(request)
         fields = _generate_fields(request) if isinstance(request, Generate) else _infer_fields(request)
         key = prefix + _encoder.encode(fields)
     except (_TooLarge, TypeError, UnicodeEncodeError, OverflowError):
         return None
     return key if len(key) <= MAX_KEY else None
+
+
+def _in_order(request: Generate | Infer) -> Generate | Infer:
+    """The same request with its dictionaries sorted."""
+    if isinstance(request, Infer):
+        return request if len(request.inputs) < 2 else replace(request, inputs=dict(sorted(request.inputs.items())))
+    bias = request.sampling.logit_bias
+    if len(bias) < 2:
+        return request
+    return replace(request, sampling=replace(request.sampling, logit_bias=dict(sorted(bias.items()))))
 
 
 def is_deterministic(request: Generate | Infer) -> bool:
@@ -114,5 +126,5 @@ def _fields(kind: type[msgspec.Struct]) -> attrgetter[tuple[Any, ...]]:
 
 _generate_fields: Final = _fields(Generate)
 _infer_fields: Final = _fields(Infer)
-_encoder: Final = msgspec.msgpack.Encoder(enc_hook=_encode_array, order="deterministic")
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=_encode_array)
 _decoder: Final = msgspec.msgpack.Decoder(list[Chunk | Inferred], dec_hook=_decode_array)
