@@ -228,7 +228,8 @@ class DiskTier:
     def _open(self) -> SqliteStore:
         if self._opened is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = _hold(self._path.with_name(self._path.name + ".lock"))
+            if self._lock is None:
+                self._lock = _hold(self._path.with_name(self._path.name + ".lock"))
             if self._is_damaged:
                 self._set_aside()
             try:

@@ -43,6 +43,11 @@ class Dispatches(Protocol):
     ) -> AsyncGenerator[Answer, None]: ...
 
 
+def stands_in(answer: Answer) -> bool:
+    """Did another model answer than the one that was asked?"""
+    return bool(getattr(answer, "fallback", ""))
+
+
 class _Asked(NamedTuple):
     """One request on its way, as workers get it."""
 
@@ -210,7 +215,7 @@ class Responses:
 
     def _keep(self, asked: _Asked, answers: Sequence[Answer], era: int) -> None:
         cache = asked.spec.settings.cache
-        if cache is None or era != self._era or any(getattr(answer, "fallback", "") for answer in answers):
+        if cache is None or era != self._era or any(map(stands_in, answers)):
             return
         value = encode_answers(answers)
         self._memory.set(asked.key, value, ttl=cache.ttl)
