@@ -252,7 +252,8 @@ async def test_what_memory_has_lost_comes_back_from_the_disk(tmp_path: Path, unt
     await rig.ask(infer(1))
     await until(lambda: disk.size.entries == 1)
     rig.responses._memory.clear()
-    assert await asyncio.gather(rig.ask(infer(1)), rig.ask(infer(1))) == [[0]] * 2
+    both = [rig.ask(infer(1)), rig.ask(infer(1))]
+    assert await asyncio.gather(*both) == [[0]] * 2
     assert await rig.ask(infer(1)) == [0]
     assert rig.dispatcher.calls == 1
     assert rig.metric('hits_total{model="m",tier="disk"}') >= 1
