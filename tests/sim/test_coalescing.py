@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -18,6 +19,7 @@ from shoal.model_registry import ModelSpec
 from shoal.types import ModelKind, RequestId, Sampling, TextPrompt, Usage
 
 SPEC = ModelSpec(name=MODEL, kind=ModelKind.GENERATE, settings=ModelConfig(coalesce=True))
+_numbers = itertools.count()
 CACHED = ModelSpec(
     name=MODEL, kind=ModelKind.GENERATE, settings=ModelConfig(coalesce=True, cache=ResponseCacheConfig(ttl=60.0))
 )
@@ -26,9 +28,8 @@ CACHED = ModelSpec(
 def stream(
     f: Fleet, tokens: int, *, timeout: float = 60.0, temperature: float = 0.0, **fields: Any
 ) -> AsyncGenerator[Chunk, None]:
-    f.asked += 1
     sampling = Sampling(max_tokens=tokens, temperature=temperature, seed=fields.pop("seed", None))
-    request = Generate(RequestId(f"same-{f.asked}"), MODEL, TextPrompt("count"), sampling, **fields)
+    request = Generate(RequestId(f"same-{next(_numbers)}"), MODEL, TextPrompt("count"), sampling, **fields)
     return f.coordinator.plane.generate(request, timeout=timeout)
 
 

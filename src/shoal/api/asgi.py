@@ -64,7 +64,7 @@ class Exchange:
         self._body_read = False
         self._closed = False  # the answer is complete, or the client does not read it
         given = self._headers.get(b"x-request-id", b"")
-        self.source = watch_source()
+        self.source = watch_source()  # before it is answered: how the answer came about
         self.trace = self._headers.get(b"traceparent", b"").decode("latin-1")  # of the span this belongs to
         self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 

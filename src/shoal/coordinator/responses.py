@@ -27,7 +27,7 @@ from shoal.coordinator.response_codec import (
 )
 from shoal.errors import ShoalError
 from shoal.kvstore import Key, MemoryStore
-from shoal.messages import Answer, Generate, Infer
+from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec
 from shoal.telemetry import ResponseCacheMetrics, TierSize
 from shoal.types import ModelId
@@ -45,7 +45,7 @@ class Dispatches(Protocol):
 
 def stands_in(answer: Answer) -> bool:
     """Did another model answer than the one that was asked?"""
-    return bool(getattr(answer, "fallback", ""))
+    return isinstance(answer, Chunk | Inferred) and answer.fallback != ""
 
 
 class _Asked(NamedTuple):
