@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,7 @@ import uvloop
 
 from shoal.config import CacheConfig, CoordinatorConfig, ModelConfig, ResponseCacheConfig, WorkerConfig
 from shoal.coordinator.dataplane import DataPlane
-from shoal.messages import Chunk, Generate, Infer, Inferred, Load, ModelInfo
+from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo
 from shoal.model_registry import ModelSpec, Registry
 from shoal.node import Coordinator
 from shoal.rpc import MemoryNetwork
@@ -55,6 +55,9 @@ class Instant:
 
     def load(self) -> Load:
         return Load()
+
+    def metrics(self) -> Sequence[MetricFamily]:
+        return ()
 
     def start(self, changed: Callable[[], None]) -> None:
         return None
@@ -86,7 +89,7 @@ async def served(cache: CacheConfig) -> AsyncGenerator[tuple[DataPlane, dict[str
     listener = await network.listen("coordinator:9000", coordinator.server.accept)
     coordinator.start()
     config = WorkerConfig(host="worker", coordinators=("coordinator:9000",))
-    worker = Worker(config, {model.info.id: model for model in models.values()}, network.at("worker"))
+    worker = Worker(config, {model.info.part: model for model in models.values()}, network.at("worker"))
     await worker.start()
     while not coordinator.plane.ready():  # noqa: ASYNC110
         await asyncio.sleep(0.01)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
-from shoal.clock import now
 from shoal.coordinator.observation import is_last
 from shoal.coordinator.replay import Reader, Replay
 from shoal.coordinator.response_codec import size_of
@@ -72,7 +71,7 @@ class Flight:
             while True:
                 answer = self._replay.next(reader)
                 if answer is None:
-                    await self._next_part(reader, deadline)
+                    await self._next_part(reader)
                     continue
                 if self._moved is not None:
                     self._moved.set()
@@ -83,12 +82,12 @@ class Flight:
             timer.cancel()
             self._leave(reader)
 
-    async def _next_part(self, reader: Reader, deadline: float) -> None:
+    async def _next_part(self, reader: Reader) -> None:
         if reader.given_up:
             raise Overloaded("the answer was read too slowly", retry_after=1.0)
         if self._error is not None:
             raise _own(self._error)
-        if now() >= deadline:
+        if reader.expired:
             raise DeadlineExceeded("the answer did not end within its deadline")
         future = self._waiting[reader] = asyncio.get_running_loop().create_future()
         try:
@@ -122,7 +121,8 @@ class Flight:
                 future.set_result(None)
 
     def _expire(self, reader: Reader) -> None:
-        """A reader that does not wait finds out by itself, before it waits again."""
+        """A reader that does not wait finds out before it waits again."""
+        reader.expired = True
         future = self._waiting.get(reader)
         if future is not None and not future.done():
             future.set_result(None)

@@ -18,6 +18,7 @@ class Reader:
 
     def __init__(self) -> None:
         self.given_up = False
+        self.expired = False  # its time is over; who owns the clock says so
         self.parts = 0  # read
         self.bytes = 0  # of these parts
 
