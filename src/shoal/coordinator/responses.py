@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Final, NamedTuple, Protocol
 
@@ -76,8 +76,10 @@ class Responses:
         self._metrics = metrics
         self._flights: dict[Key, Flight] = {}
         self._prefixes: dict[int, tuple[ModelSpec, bytes]] = {}  # by identity, for hashing a specification takes long
+        self._clearing: set[asyncio.Task[None]] = set()  # some of those that run
+        self._unread: set[bytes] = set()  # beginnings of keys that the disk has yet to clear
         self._era = 0  # what began before the last :meth:`forget` is not kept
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()  # not aio.Tasks: a flight tells its readers what went wrong
         metrics.sizes = self._sizes
         if disk is not None:
             metrics.dropped_writes = lambda: disk.dropped
@@ -87,8 +89,9 @@ class Responses:
             self._disk.start()
 
     async def close(self) -> None:
-        for task in self._running:
-            task.cancel()
+        """End what runs, and see to it that what was forgotten is."""
+        for flight in self._running - self._clearing:
+            flight.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         if self._disk is not None:
             await self._disk.close()
@@ -112,14 +115,14 @@ class Responses:
         if spec.settings.cache is not None:
             if (found := self._memory.get(key)) is not None:
                 return self._kept(found.value, "memory", asked)
-            if self._disk is not None and self._disk.may_hold(key):
+            if self._disk is not None and self._disk.may_hold(key) and not key.startswith(tuple(self._unread)):
                 return self._from_disk(self._disk, asked)
         return self._compute(asked)
 
-    async def forget(self, model: ModelId) -> None:
-        """Drop every answer of a version: kept, being written, and being computed. A restart does not bring them back.
+    def forget(self, model: ModelId) -> asyncio.Future[None]:
+        """Drop every answer of a version: kept, being written, and being computed. From now on none is served.
 
-        Raises :class:`OSError` when a disk says neither yes nor no.
+        What is returned is done when a restart does not bring them back either.
         """
         prefix = model_prefix(model)
         self._era += 1
@@ -127,8 +130,26 @@ class Responses:
         self._prefixes = {key: known for key, known in self._prefixes.items() if known[0].id != model}
         for key in [key for key in self._flights if key.startswith(prefix)]:
             del self._flights[key]  # its readers read on; nobody joins
-        if self._disk is not None:
-            await self._disk.clear(prefix)
+        self._unread.add(prefix)
+        task = self._own(self._clear_disk(prefix), name=f"forget {model}")
+        self._clearing.add(task)
+        task.add_done_callback(self._clearing.discard)
+        return task
+
+    async def _clear_disk(self, prefix: bytes) -> None:
+        try:
+            if self._disk is not None:
+                await self._disk.clear(prefix)
+        except OSError as error:  # then it stays unread, as long as this process lives
+            logger.error("the response cache on disk keeps old answers: %s", error, extra={"action": "forget_failed"})
+        else:
+            self._unread.discard(prefix)
+
+    def _own(self, coroutine: Coroutine[None, None, None], *, name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     # -- kept
 
@@ -190,9 +211,7 @@ class Responses:
             ended=ended,
         )
         self._flights[key] = flight
-        flight.task = asyncio.get_running_loop().create_task(flight.fly(), name=request.request_id)
-        self._running.add(flight.task)
-        flight.task.add_done_callback(self._running.discard)
+        flight.task = self._own(flight.fly(), name=request.request_id)
         return flight
 
     async def _recorded(self, asked: _Asked) -> AsyncGenerator[Answer, None]:

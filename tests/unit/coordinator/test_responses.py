@@ -265,7 +265,17 @@ async def test_what_memory_has_lost_comes_back_from_the_disk(tmp_path: Path, unt
     await until(lambda: again.metric('entries{tier="disk"}') == 1)
     assert await again.ask(infer(1)) == [0]
     assert again.dispatcher.calls == 0
-    await again.responses.forget(again.spec.id)
+    again.responses._memory.clear()
+    forgotten = again.responses.forget(again.spec.id)  # at once: the disk may take its time
     await again.ask(infer(1))
     assert again.dispatcher.calls == 1
-    await again.responses.close()
+    await forgotten
+    await again.ask(infer(2))
+    await until(lambda: again.metric('entries{tier="disk"}') >= 1)
+    again.responses.forget(again.spec.id)
+    await again.responses.close()  # not before that is done
+    last = Rig(disk := DiskTier(tmp_path / "cache.db", max_bytes=2**20), cache=CACHE)
+    last.responses.start()
+    await until(lambda: not repr(disk).endswith("off>"))
+    assert disk.size.entries == 0
+    await last.responses.close()
