@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +69,81 @@ def test_http_and_native_clients_share_the_port() -> None:
             assert [model["id"] for model in json.load(response)["data"]] == ["echo"]
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as response:
             assert b'shoal_requests_total{model="echo",outcome="ok"} 1.0' in response.read()
+
+
+COUNTER = """
+from pathlib import Path
+
+class Counter:
+    def run(self, inputs):
+        with Path(__file__).with_name("calls").open("a") as calls:
+            calls.write("called\\n")
+        return {"y": inputs["x"] * 2}
+"""
+COUNTED = """
+models:
+  kept: {uri: "counted:Counter", cache: {ttl: 60}}
+  computed: {uri: "counted:Counter"}
+cache: {url: "sqlite://FOLDER/answers.db"}
+"""
+
+
+class Counted:
+    """Two models that double and count: one whose answers are kept, one whose answers are not."""
+
+    def __init__(self, stack: ExitStack, folder: Path) -> None:
+        (folder / "counted.py").write_text(COUNTER)
+        self._stack = stack
+        self._calls = folder / "calls"
+        self._config = ("--config", str(folder / "config.yaml"))
+        (folder / "config.yaml").write_text(COUNTED.replace("FOLDER", str(folder)))
+        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+        worker = stack.enter_context(shoal("worker", "--port", "0", *self._config, environment={"PYTHONPATH": path}))
+        self._worker = worker.wait_for(LISTENING)[1]
+
+    def coordinator(self) -> tuple[str, Command]:
+        arguments = ("coordinator", "--listen-port", "0", "--worker", self._worker, *self._config)
+        command = self._stack.enter_context(shoal(*arguments))
+        address = command.wait_for(SERVING)[1]
+        until_ready(f"http://{address}", command)
+        return address, command
+
+    def calls(self) -> int:
+        return self._calls.read_text().count("called") if self._calls.exists() else 0
+
+
+def double(client: Client, model: str, number: int) -> int:
+    return int(client.infer(model, {"x": np.array([number])})["y"][0])
+
+
+def test_a_second_identical_request_is_answered_without_the_worker(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        counted = Counted(stack, tmp_path)
+        address, _ = counted.coordinator()
+        with Client(address) as client:
+            assert [double(client, "kept", 21) for _ in range(3)] == [42] * 3
+            assert counted.calls() == 1
+            assert double(client, "kept", 22) == 44  # another request
+            assert counted.calls() == 2
+            assert [double(client, "computed", 21) for _ in range(3)] == [42] * 3
+            assert counted.calls() == 5
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as response:
+            assert b'shoal_response_cache_hits_total{model="kept",tier="memory"} 2.0' in response.read()
+
+
+def test_answers_outlive_the_coordinator(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        counted = Counted(stack, tmp_path)
+        address, command = counted.coordinator()
+        with Client(address) as client:
+            assert double(client, "kept", 21) == 42
+        assert command.interrupt() == 0
+        address, _ = counted.coordinator()
+        with Client(address) as client:
+            assert [double(client, "kept", 21) for _ in range(2)] == [42] * 2
+        assert counted.calls() == 1
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as response:
+            assert b'shoal_response_cache_hits_total{model="kept",tier="disk"} 1.0' in response.read()
 
 
 def test_an_unknown_model_is_named_in_the_error() -> None:

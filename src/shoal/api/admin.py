@@ -89,7 +89,7 @@ class Decisions(msgspec.Struct, frozen=True):
 def _says(
     kind: type, summary: str, *errors: type[ShoalError], status: int = 200, body: type | None = None
 ) -> Operation:
-    """Whoever is not permitted is told so first. Writes have to say that they are JSON, also where they have no body."""
+    """Whoever is not permitted is told so first. Writes say that they are JSON, also where they have no body."""
     contents = () if body is None else (Content(body),)
     known: Errors = (Forbidden, *errors) if body is None else (Forbidden, *READS_BODY, *errors)
     return Operation(summary, {status: (Content(kind),)}, body=contents, errors=known)

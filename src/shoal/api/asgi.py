@@ -16,6 +16,7 @@ import msgspec
 from shoal.api.guards import ClientWatch, Deadline
 from shoal.api.limits import ApiLimits
 from shoal.api.memory import BodyMemory
+from shoal.coordinator.observation import watch_source
 from shoal.errors import Cancelled, InvalidRequest, PayloadTooLarge, RequestTimeout
 from shoal.messages import Generate, Infer
 
@@ -69,6 +70,7 @@ class Exchange:
         self._body_read = False
         self._closed = False  # the answer is complete, or the client does not read it
         given = self._headers.get(b"x-request-id", b"")
+        self.source = watch_source()  # before it is answered: how the answer came about
         self.trace = self._headers.get(b"traceparent", b"").decode("latin-1")  # of the span this belongs to
         self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
@@ -213,6 +215,8 @@ class Exchange:
     async def _start(self, status: int, headers: list[Header]) -> None:
         self.status = status
         headers = [*headers, (b"x-request-id", self.request_id.encode())]
+        if self.source.cache:
+            headers.append((b"x-cache", self.source.cache.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _send(self, message: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The data plane: the only door for requests, whichever surface they came through.
 
-Admit, find the model, check, and hand on to the dispatcher.
+Admit, find the model, check, and hand on to the response cache, which asks the dispatcher for what it lacks.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import msgspec
 
 from shoal.clock import now
 from shoal.coordinator.admission import Admission
-from shoal.coordinator.dispatch import Dispatcher
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.in_flight import InFlight
 from shoal.coordinator.observation import observed
+from shoal.coordinator.responses import Responses
 from shoal.errors import InvalidRequest, ShoalError, WorkerLost
 from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec, Registry
@@ -51,7 +51,7 @@ class DataPlane:
         *,
         registry: Registry,
         fleet: Fleet,
-        dispatcher: Dispatcher,
+        responses: Responses,
         admission: Admission,
         metrics: CoordinatorMetrics,
         in_flight: InFlight,
@@ -59,7 +59,7 @@ class DataPlane:
     ) -> None:
         self._registry = registry
         self._fleet = fleet
-        self._dispatcher = dispatcher
+        self._responses = responses
         self._admission = admission
         self._metrics = metrics
         self._in_flight = in_flight
@@ -136,9 +136,10 @@ class DataPlane:
                 spec.check(request.inputs)
             deadline = now() + (timeout or spec.settings.timeout or self._request_timeout)
             describe(made, request, spec.id)
+            key = self._responses.key(request, spec)
             request = _complete(request, spec, made.trace)
             with self._in_flight.of(spec.id):
-                async with aclosing(self._dispatcher.answer(request, spec, deadline, observation)) as answers:
+                async with aclosing(self._responses.answer(key, request, spec, deadline, observation)) as answers:
                     async for answer in answers:
                         observation.answered(answer)
                         conclude(made, answer)

@@ -5,11 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from shoal.clock import now
 from shoal.errors import Cancelled, ShoalError
 from shoal.messages import Answer, Chunk, Inferred
 from shoal.telemetry import CoordinatorMetrics
+
+
+class Source:
+    """How the answer to a client's request came about: a place that the surface keeps and the data plane fills."""
+
+    __slots__ = ("cache",)
+
+    def __init__(self) -> None:
+        self.cache = ""  # hit, coalesced or miss; empty: nothing looked whether it was there
+
+
+_source: ContextVar[Source | None] = ContextVar("source", default=None)
+
+
+def watch_source() -> Source:
+    """For the request that the current task handles. Of several runs for one request, one that missed counts most."""
+    source = Source()
+    _source.set(source)
+    return source
 
 
 def is_last(answer: Answer) -> bool:
@@ -28,6 +48,12 @@ class Observation:
 
     def routed(self, policy: str, reason: str) -> None:
         self._metrics.routed(self._model, policy, reason, now() - self._began)
+
+    def found(self, cache: str) -> None:
+        """What the response cache had to say: ``hit``, ``coalesced`` or ``miss``. Before the answer begins."""
+        source = _source.get()
+        if source is not None and source.cache != "miss":
+            source.cache = cache
 
     def answered(self, answer: Answer) -> None:
         self.complete = is_last(answer)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-Key = bytes | str  # compared in full: two requests never share an answer because their hashes are equal
+from shoal.kvstore.store import Found, Key, check_ttl
 
 _ENTRY_OVERHEAD: Final = 336  # bytes of an entry beside key and value, measured: the objects and tables that hold it
 _HEAP_SLACK: Final = 64  # outdated items tolerated in the heap, beyond one for each entry
@@ -23,12 +23,9 @@ class Stats:
     expirations: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    value: bytes
-    size: int  # bytes
-    serial: int  # tells this entry from an earlier one of the same key
-    expires: float | None  # on the clock
+#: Value, size in bytes, serial number (tells it from an earlier entry of its key), and when it expires on the clock.
+#: Plain tuples of plain values: the garbage collector soon leaves them alone, however many there are.
+_Entry = tuple[bytes, int, int, float | None]
 
 
 class MemoryStore:
@@ -52,57 +49,59 @@ class MemoryStore:
         """Entries held, expired ones that nobody has noticed included."""
         return len(self._entries)
 
-    def get(self, key: Key) -> bytes | None:
+    def get(self, key: Key) -> Found | None:
         entry = self._live(key)
         if entry is None:
             self.stats.misses += 1
             return None
         self.stats.hits += 1
         self._entries.move_to_end(key)
-        return entry.value
+        value, _, _, expires = entry
+        return Found(value, None if expires is None else expires - self._clock())
 
     def exists(self, key: Key) -> bool:
-        """Looks without counting and without using."""
         return self._live(key) is not None
 
     def set(self, key: Key, value: bytes, *, ttl: float | None = None) -> bool:
-        """Keep ``value`` for ``ttl`` seconds (above 0; None: until it has to make room).
-
-        Returns False, and drops what was there, if it alone is larger than the store.
-        """
-        if ttl is not None and not ttl > 0:
-            raise ValueError(f"ttl must be above 0 seconds, not {ttl}")
-        self.delete(key)
+        check_ttl(ttl)
+        if key in self._entries:
+            self.delete(key)
         size = sys.getsizeof(key) + sys.getsizeof(value) + _ENTRY_OVERHEAD
         if size > self._max_bytes or self._max_entries < 1:
             return False
         self._make_room(size)
         self._serial += 1
         expires = None if ttl is None else self._clock() + ttl
-        self._entries[key] = _Entry(value, size, self._serial, expires)
+        self._entries[key] = (value, size, self._serial, expires)
         self.bytes_used += size
         if expires is not None:
             heapq.heappush(self._expiries, (expires, self._serial, key))
         return True
 
     def delete(self, key: Key) -> bool:
-        """Returns whether it was there."""
         if self._live(key) is None:
             return False
         self._drop(key)
         return True
 
+    def clear(self, prefix: bytes = b"") -> int:
+        doomed = [key for key in self._entries if key.startswith(prefix)]
+        for key in doomed:
+            self._drop(key)
+        return len(doomed)
+
     def check_integrity(self) -> None:
         """What always holds; for tests and for idle moments."""
-        assert self.bytes_used == sum(entry.size for entry in self._entries.values()) <= self._max_bytes
+        assert self.bytes_used == sum(size for _, size, _, _ in self._entries.values()) <= self._max_bytes
         assert len(self._entries) <= self._max_entries
         scheduled = {(serial, key) for _, serial, key in self._expiries}
-        assert all((e.serial, key) in scheduled for key, e in self._entries.items() if e.expires is not None)
+        ends = [(serial, key) for key, (_, _, serial, expires) in self._entries.items() if expires is not None]
+        assert scheduled.issuperset(ends)
         assert len(self._expiries) <= 2 * len(self._entries) + _HEAP_SLACK
 
     def _live(self, key: Key) -> _Entry | None:
         entry = self._entries.get(key)
-        if entry is None or entry.expires is None or self._clock() < entry.expires:
+        if entry is None or entry[3] is None or self._clock() < entry[3]:
             return entry
         self._drop(key)
         self.stats.expirations += 1
@@ -119,18 +118,20 @@ class MemoryStore:
         while self._expiries and self._expiries[0][0] <= now:
             _, serial, key = heapq.heappop(self._expiries)
             entry = self._entries.get(key)
-            if entry is not None and entry.serial == serial:
+            if entry is not None and entry[2] == serial:
                 self._drop(key)
                 self.stats.expirations += 1
                 return True
         return False
 
     def _drop(self, key: Key) -> None:
-        self.bytes_used -= self._entries.pop(key).size
+        self.bytes_used -= self._entries.pop(key)[1]
         if len(self._expiries) > 2 * len(self._entries) + _HEAP_SLACK:
             self._rebuild_heap()
 
     def _rebuild_heap(self) -> None:
         """Half of the heap or more speaks of entries that have gone, so this costs little for each of them."""
-        self._expiries = [(e.expires, e.serial, key) for key, e in self._entries.items() if e.expires is not None]
+        self._expiries = [
+            (expires, serial, key) for key, (_, _, serial, expires) in self._entries.items() if expires is not None
+        ]
         heapq.heapify(self._expiries)

@@ -11,27 +11,31 @@ from prometheus_client import CollectorRegistry
 
 from shoal.api import admin, build_app
 from shoal.api.listener import Listener
-from shoal.config import Config, CoordinatorConfig
+from shoal.config import CacheConfig, Config, CoordinatorConfig
 from shoal.coordinator.admission import Admission
 from shoal.coordinator.control import Control
 from shoal.coordinator.dataplane import DataPlane
+from shoal.coordinator.disk_tier import DiskTier, cache_file
 from shoal.coordinator.dispatch import Dispatcher
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.in_flight import InFlight
 from shoal.coordinator.jobs import Jobs
 from shoal.coordinator.native import NativeSurface
 from shoal.coordinator.overview import Overview
+from shoal.coordinator.responses import Responses
 from shoal.coordinator.worker_states import WorkerStates
 from shoal.discovery import MemoryStore, Store, open_store
 from shoal.load_balancer import Health
 from shoal.model_registry import Registry, restored
 from shoal.node.models import configured_aliases, configured_models
 from shoal.rpc import Hello, Network, Server, TcpNetwork
-from shoal.telemetry import CoordinatorMetrics
+from shoal.telemetry import CoordinatorMetrics, ResponseCacheMetrics
 from shoal.telemetry.relay import FleetMetrics
 from shoal.types import CoordinatorId
 
 logger = logging.getLogger(__name__)
+
+NO_DISK = CacheConfig()
 
 
 class Coordinator:
@@ -45,13 +49,14 @@ class Coordinator:
         *,
         store: Store | None = None,
         chance: random.Random | None = None,
+        cache: CacheConfig = NO_DISK,
     ) -> None:
         self._settings = settings
         self._network = network
         name = CoordinatorId(f"coordinator-{uuid.uuid4().hex[:8]}")
         health = Health()
-        collectors, measured = CollectorRegistry(), FleetMetrics()
-        self.metrics = CoordinatorMetrics(collectors, is_known=registry.__contains__)
+        collected, measured = CollectorRegistry(), FleetMetrics()
+        self.metrics = CoordinatorMetrics(collected, is_known=registry.__contains__)
         self.admission = Admission(settings.max_in_flight)
         self.fleet = Fleet(
             name,
@@ -63,14 +68,21 @@ class Coordinator:
             zone=settings.zone,
             chance=chance,
         )
-        collectors.register(measured)
-        collectors.register(WorkerStates(self.fleet.members))
+        collected.register(measured)
+        collected.register(WorkerStates(self.fleet.members))
         self.dispatcher = Dispatcher(fleet=self.fleet, health=health, registry=registry, metrics=self.metrics)
         in_flight = InFlight()
+        self.responses = Responses(
+            self.dispatcher,
+            max_entries=cache.max_entries,
+            max_bytes=cache.max_bytes,
+            metrics=ResponseCacheMetrics(collected),
+            disk=DiskTier(cache_file(cache.url), max_bytes=cache.max_disk_bytes) if cache.url else None,
+        )
         self.plane = DataPlane(
             registry=registry,
             fleet=self.fleet,
-            dispatcher=self.dispatcher,
+            responses=self.responses,
             admission=self.admission,
             metrics=self.metrics,
             in_flight=in_flight,
@@ -82,6 +94,7 @@ class Coordinator:
             in_flight=in_flight,
             store=store or MemoryStore(),
             drain_timeout=settings.drain_timeout,
+            forget=self.responses.forget,
         )
         self.overview = Overview(registry=registry, fleet=self.fleet, in_flight=in_flight, control=self.control)
         self._hello = Hello(role="coordinator", node_id=name)
@@ -91,6 +104,7 @@ class Coordinator:
     def start(self) -> None:
         self.fleet.start()
         self.control.start()
+        self.responses.start()
         for worker in self._settings.workers:
             self.fleet.call(self._network, worker, self._hello, self._handle)
 
@@ -98,6 +112,7 @@ class Coordinator:
         """Take nothing new, let what runs end, then close every connection."""
         await self.admission.drain(self._settings.drain_timeout)
         await self.control.close()
+        await self.responses.close()
         await self.fleet.close()
         await self.server.close("the coordinator stops")
 
@@ -121,7 +136,7 @@ class CoordinatorNode:
     def __init__(self, config: Config) -> None:
         self._settings = config.coordinator
         store, registry = open_registry(config)
-        self._coordinator = Coordinator(config.coordinator, registry, TcpNetwork(), store=store)
+        self._coordinator = Coordinator(config.coordinator, registry, TcpNetwork(), store=store, cache=config.cache)
         surface = admin.routes(
             self._coordinator.control,
             self._coordinator.overview,

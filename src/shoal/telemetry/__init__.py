@@ -3,5 +3,13 @@
 from shoal.telemetry.logs import configure_logging
 from shoal.telemetry.metrics import CoordinatorMetrics
 from shoal.telemetry.otlp import close_tracing, configure_tracing
+from shoal.telemetry.response_cache import ResponseCacheMetrics, TierSize
 
-__all__ = ["CoordinatorMetrics", "close_tracing", "configure_logging", "configure_tracing"]
+__all__ = [
+    "CoordinatorMetrics",
+    "ResponseCacheMetrics",
+    "TierSize",
+    "close_tracing",
+    "configure_logging",
+    "configure_tracing",
+]

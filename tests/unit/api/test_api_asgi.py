@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from shoal.api.app import App
 from shoal.api.asgi import LINGER, Exchange
@@ -14,6 +15,8 @@ from shoal.api.limits import ApiLimits
 from shoal.api.routing import Route
 from shoal.api.testing import AsgiClient, Call
 from shoal.clock import ManualClockLoop
+from shoal.coordinator.observation import Observation
+from shoal.telemetry import CoordinatorMetrics
 
 LIMITS = ApiLimits(body_bytes=100, body_timeout=30.0, write_timeout=60.0)
 
@@ -28,6 +31,19 @@ async def ticks(exchange: Exchange) -> None:
     await exchange.end_events(b"data: [DONE]\n\n")
 
 
+async def kept(exchange: Exchange) -> None:
+    """As if two runs had been asked for, by tasks of their own; what came of each is in the body."""
+    observation = Observation(CoordinatorMetrics(CollectorRegistry(), is_known=bool), "model")
+
+    async def run(outcome: str) -> None:
+        observation.found(outcome)
+
+    async with asyncio.TaskGroup() as group:
+        for outcome in (await exchange.read_body()).decode().split():
+            group.create_task(run(outcome))
+    await ticks(exchange)
+
+
 async def timeout(exchange: Exchange) -> None:
     await exchange.answer(200, str(exchange.timeout).encode())
 
@@ -38,6 +54,7 @@ def client() -> AsgiClient:
         Route("POST", "/echo", echo),
         Route("GET", "/ticks", ticks),
         Route("GET", "/timeout", timeout),
+        Route("POST", "/kept", kept),
     ]
     return AsgiClient(App(routes, limits=LIMITS))
 
@@ -54,6 +71,17 @@ async def test_a_body_in_parts_is_joined(client: AsgiClient) -> None:
     call = client.call("POST", "/echo", [b"one ", b"", b"two"])
     await client.run(call)
     assert call.answer.body == b"one two"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "header"), [("", None), ("hit", "hit"), ("coalesced", "coalesced"), ("miss hit", "miss")]
+)
+async def test_the_answer_says_what_the_response_cache_had_to_say(
+    client: AsgiClient, outcomes: str, header: str | None
+) -> None:
+    answer = await client.request("POST", "/kept", body=outcomes.encode())
+    assert answer.headers.get("x-cache") == header
+    assert "x-cache" not in (await client.request("GET", "/ticks")).headers
 
 
 async def test_a_body_at_the_limit_is_read(client: AsgiClient) -> None:
