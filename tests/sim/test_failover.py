@@ -9,7 +9,7 @@ import pytest
 from sim.simulation import Fleet, counting, fleet, simulate
 
 from shoal.clock import now
-from shoal.errors import EngineFailed, ModelUnavailable, WorkerLost
+from shoal.errors import DeadlineExceeded, EngineFailed, ModelUnavailable, WorkerLost
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -162,5 +162,16 @@ def test_a_client_that_leaves_while_its_answer_waits_for_a_worker_leaves_nothing
             await asyncio.sleep(1)
             assert f.runtimes["w2"].steps == 0
             assert f.coordinator.admission.in_flight == 0
+
+    simulate(scenario())
+
+
+def test_impatient_clients_do_not_take_a_worker_from_the_others() -> None:
+    async def scenario() -> None:
+        async with fleet(1) as f:
+            for _ in range(10):
+                with pytest.raises(DeadlineExceeded):
+                    await f.ask(5, timeout=0.001)
+            assert await f.ask(5) == counting(5)
 
     simulate(scenario())

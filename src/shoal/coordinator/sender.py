@@ -18,7 +18,7 @@ from shoal.coordinator.decisions import Decisions
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.journey import Journey
 from shoal.coordinator.observation import is_last
-from shoal.errors import ShoalError, WorkerLost
+from shoal.errors import DeadlineExceeded, ShoalError, WorkerLost
 from shoal.load_balancer import Health, Outcome, Replica, RetryBudget
 from shoal.messages import Answer, Generate, Infer
 from shoal.model_registry import ModelSpec
@@ -169,12 +169,20 @@ class Sender:
                         yield answer
                     raise WorkerLost(f"worker {worker_id} ended the answer before its end")
         except ShoalError as error:
-            outcome = Outcome.FAILURE if error.fault == "server" else Outcome.SUCCESS
+            outcome = _outcome(error)
             raise
         finally:
             self._health.end(attempt, outcome, now())
             if not answered and replica is not None:
                 replica.latency.waited(now() - began, now())
+
+
+def _outcome(error: ShoalError) -> Outcome:
+    """What an error says of the worker. That a deadline has passed says nothing: clients set them as short as they like,
+    and a few impatient ones would take a healthy worker from all the others."""
+    if isinstance(error, DeadlineExceeded):
+        return Outcome.ABANDONED
+    return Outcome.FAILURE if error.fault == "server" else Outcome.SUCCESS
 
 
 def _span(request: Generate | Infer, decision: RoutingDecision) -> Span:
