@@ -178,8 +178,8 @@ class Sender:
 
 
 def _outcome(error: ShoalError) -> Outcome:
-    """What an error says of the worker. That a deadline has passed says nothing: clients set them as short as they like,
-    and a few impatient ones would take a healthy worker from all the others."""
+    """What an error says of the worker. That a deadline has passed says nothing: clients set them as short as they
+    like, and a few impatient ones would take a healthy worker from all the others."""
     if isinstance(error, DeadlineExceeded):
         return Outcome.ABANDONED
     return Outcome.FAILURE if error.fault == "server" else Outcome.SUCCESS
