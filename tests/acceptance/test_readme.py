@@ -78,13 +78,14 @@ def type_all(block: str, port: int) -> None:
                 running.append(servers.enter_context(started(command, port)))
             else:
                 until_ready(f"http://127.0.0.1:{port}", running[-1])
-                run(command)
+                run(command, f"127.0.0.1:{port}")
 
 
-def run(command: str) -> str:
+def run(command: str, address: str) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "SHOAL_ADDRESS": address, "SHOAL_URL": f"http://{address}"}
     done = subprocess.run(
-        ["bash", "-c", command], cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=120
+        ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -102,7 +103,7 @@ def test_the_commands_that_serve_start_and_are_answered(block: str) -> None:
 @pytest.mark.parametrize("block", ASKING, ids=lambda block: commands(block)[0][:60])
 def test_the_commands_that_ask_are_answered(block: str, served: tuple[str, Command]) -> None:
     for command in commands(block):
-        assert run(command.replace("127.0.0.1:9000", served[0]))
+        assert run(command.replace("127.0.0.1:9000", served[0]), served[0])
 
 
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])

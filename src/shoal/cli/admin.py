@@ -24,7 +24,12 @@ def admin_options(command: F) -> F:
     """What every command that shows or changes a running Shoal takes."""
     command = click.option("--json", "as_json", is_flag=True, help="For programs.")(command)
     return click.option(
-        "--address", default=DEFAULT_ADDRESS, show_default=True, metavar="HOST:PORT", help="A coordinator."
+        "--address",
+        default=DEFAULT_ADDRESS,
+        show_default=True,
+        envvar="SHOAL_ADDRESS",
+        metavar="HOST:PORT",
+        help="A coordinator.",
     )(command)
 
 

@@ -22,7 +22,9 @@ _COUNT = click.IntRange(min=1)
 
 
 @click.group(invoke_without_command=True)
-@click.option("--url", default=f"http://{DEFAULT_ADDRESS}", show_default=True, help="The server's address.")
+@click.option(
+    "--url", default=f"http://{DEFAULT_ADDRESS}", show_default=True, envvar="SHOAL_URL", help="Of the server."
+)
 @click.option("--scenario", type=click.Choice(list(SCENARIOS)), default="chat", show_default=True)
 @click.option("--model", default="default", show_default=True)
 @click.option("--clients", type=_COUNT, help="Closed load: so many clients, one request at a time each (8).")

@@ -8,7 +8,14 @@ from shoal.client import DEFAULT_ADDRESS, Client
 
 
 @click.command()
-@click.option("--address", default=DEFAULT_ADDRESS, show_default=True, metavar="HOST:PORT", help="A coordinator.")
+@click.option(
+    "--address",
+    default=DEFAULT_ADDRESS,
+    show_default=True,
+    envvar="SHOAL_ADDRESS",
+    metavar="HOST:PORT",
+    help="A coordinator.",
+)
 @click.option("--model", default="default", show_default=True)
 @click.option("--temperature", type=float, default=0.7, show_default=True)
 @click.option("--max-tokens", type=int, default=512, show_default=True)
