@@ -18,10 +18,11 @@ import msgspec
 import numpy as np
 
 from shoal.clock import now
-from shoal.errors import InvalidRequest, ShoalError, WorkerLost
+from shoal.errors import ConfigError, InvalidRequest, ShoalError, WorkerLost, invalid, located
 from shoal.messages import Chunk, Generate, Infer, Inferred, ListModels, ModelInfo, ModelList
 from shoal.rpc import Connection, Hello, Network, TcpNetwork, connect
 from shoal.rpc.dialer import retry_delay
+from shoal.rpc.network import split_address
 from shoal.types import (
     Array,
     ChatMessage,
@@ -43,6 +44,8 @@ DEFAULT_ADDRESS = "127.0.0.1:9000"
 DEFAULT_TIMEOUT = 300.0  # seconds for a whole request
 CONNECT_TIMEOUT = 10.0  # seconds
 PATIENCE = 30.0  # seconds to find a coordinator again
+
+NOT_OPEN = "the client is not connected: use it as `{} as client`"
 
 T = TypeVar("T")
 
@@ -67,7 +70,7 @@ class AsyncClient:
     def __init__(
         self, address: str = DEFAULT_ADDRESS, *, timeout: float = DEFAULT_TIMEOUT, network: Network | None = None
     ) -> None:
-        self._addresses = [part.strip() for part in address.split(",")]
+        self._addresses = [_checked(part.strip()) for part in address.split(",")]
         self._timeout = timeout  # seconds
         self._network = network or TcpNetwork()
         self._hello = Hello(role="client", node_id=uuid.uuid4().hex)
@@ -83,6 +86,7 @@ class AsyncClient:
             await self._connection.close("the client has finished")
 
     async def models(self) -> tuple[ModelInfo, ...]:
+        """What is served, each with its state and, where it could not be loaded, the reason."""
         answer = await self._open.call(ListModels(), timeout=self._timeout)
         assert isinstance(answer, ModelList)
         return answer.models
@@ -115,7 +119,7 @@ class AsyncClient:
             choice = msgspec.convert(sampling, Sampling)
             unknown = sampling.keys() - set(Sampling.__struct_fields__)
         except msgspec.ValidationError as error:
-            raise InvalidRequest(str(error)) from error
+            raise invalid(error, "the sampling") from error
         if unknown:
             raise InvalidRequest(f"unknown sampling parameter {min(unknown)}", param=min(unknown))
         if choice.seed is None:  # known here, so that another coordinator can go on with the same draws
@@ -188,29 +192,36 @@ class AsyncClient:
                         self._network, address, hello=self._hello, timeout=min(CONNECT_TIMEOUT, self._timeout)
                     )
                     return self._connection
-                except ShoalError:
+                except ShoalError as error:
                     failures += 1
                     self._addresses.append(self._addresses.pop(0))
                     if failures >= len(self._addresses) and now() - began >= patience:
+                        if isinstance(error, WorkerLost):
+                            why = error.message.removeprefix(f"cannot connect to {address}: ")
+                            raise WorkerLost(f"cannot reach a coordinator at {address}: {why}") from error
                         raise
                 await asyncio.sleep(retry_delay(failures, random.random()))
 
     @property
     def _open(self) -> Connection:
         if self._connection is None:
-            raise ShoalError("the client is not connected: use it as `async with AsyncClient() as client`")
+            raise ShoalError(NOT_OPEN.format("async with AsyncClient()"))
         return self._connection
 
 
 class Client:
-    """:class:`AsyncClient` for code that is not asynchronous: a loop in a thread of its own."""
+    """:class:`AsyncClient` for code that is not asynchronous: a loop in a thread of its own.
+
+    Use it as a context manager.
+    """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         self._client = AsyncClient(address, timeout=timeout)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="shoal client", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None  # while it is connected
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="shoal client", daemon=True)
         self._thread.start()
         try:
             self._run(self._client.__aenter__())
@@ -224,25 +235,35 @@ class Client:
         self._stop()
 
     def models(self) -> tuple[ModelInfo, ...]:
+        """What is served, each with its state and, where it could not be loaded, the reason."""
         return self._run(self._client.models())
 
     def generate(
         self, prompt: Prompt | str | Sequence[Mapping[str, str]], *, model: str = "default", **sampling: Any
     ) -> Completion:
+        """Generate a whole answer. ``prompt``: a text to continue, or chat messages with ``role`` and ``content``.
+
+        ``sampling``: the fields of :class:`~shoal.types.Sampling`, such as ``max_tokens`` and ``temperature``, and
+        ``grammar``. Without a ``seed`` every answer is another one.
+        """
         return self._run(self._client.generate(prompt, model=model, **sampling))
 
     def stream(
         self, prompt: Prompt | str | Sequence[Mapping[str, str]], *, model: str = "default", **sampling: Any
     ) -> Generator[Chunk, None, None]:
+        """Generate and yield the answer as it comes; the arguments are those of :meth:`generate`."""
         return self._iterate(self._client.stream(prompt, model=model, **sampling))
 
     def infer(self, model: str, inputs: Tensors) -> Tensors:
+        """Run a tensor model: named arrays in, named arrays out (read-only views)."""
         return self._run(self._client.infer(model, inputs))
 
     def infer_stream(self, model: str, inputs: Tensors) -> Generator[Tensors, None, None]:
+        """The same for a model that answers in parts, as they come."""
         return self._iterate(self._client.infer_stream(model, inputs))
 
     def embed(self, texts: Sequence[str], *, model: str = "minilm") -> Array:
+        """Embed texts; returns float32 of shape (texts, width), each row of length one."""
         return self._run(self._client.embed(texts, model=model))
 
     def _iterate(self, parts: AsyncGenerator[T, None]) -> Generator[T, None, None]:
@@ -253,12 +274,17 @@ class Client:
             self._run(parts.aclose())
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None:
+            work.close()
+            raise ShoalError(NOT_OPEN.format("with Client()"))
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _stop(self) -> None:
+        assert self._loop is not None
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._loop = None
 
 
 def as_prompt(prompt: Prompt | str | Sequence[Mapping[str, str]]) -> Prompt:
@@ -266,7 +292,21 @@ def as_prompt(prompt: Prompt | str | Sequence[Mapping[str, str]]) -> Prompt:
         return TextPrompt(prompt)
     if isinstance(prompt, ChatPrompt | TextPrompt | TokenPrompt):
         return prompt
-    return ChatPrompt(tuple(ChatMessage(message["role"], message["content"]) for message in prompt))
+    try:
+        return ChatPrompt(msgspec.convert(prompt, tuple[ChatMessage, ...]))
+    except msgspec.ValidationError as error:
+        field, reason = located(error)
+        raise InvalidRequest(f"messages{field}: {reason}", param=f"messages{field}") from error
+
+
+def _checked(address: str) -> str:
+    try:
+        host, _ = split_address(address)
+        if "/" in host:
+            raise ConfigError("this is a URL")
+    except ConfigError:
+        raise ConfigError(f"a client's address is HOST:PORT, such as {DEFAULT_ADDRESS}, not {address!r}") from None
+    return address
 
 
 def _request_id() -> RequestId:

@@ -7,6 +7,7 @@ never as a pickled exception.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Literal
 
 import msgspec
@@ -203,3 +204,26 @@ def from_info(info: ErrorInfo) -> ShoalError:
     """Rebuild an error that came over the wire; a code this version does not know is a server error."""
     kind = CODES.get(info.code, ShoalError)
     return kind(info.message, param=info.param, retry_after=info.retry_after)
+
+
+_AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
+
+
+def located(error: msgspec.ValidationError) -> tuple[str, str]:
+    """``Expected `str`, got `int` - at `$.messages[0].role``` as the field ``messages[0].role`` and the rest.
+
+    The field is empty when it is the whole that is wrong.
+    """
+    text = str(error)
+    at = _AT.search(text)
+    path = at["path"] if at else ""
+    if missing := _MISSING.search(text):
+        path = f"{path}.{missing['field']}" if path else missing["field"]
+    return path, text[: at.start()] if at else text
+
+
+def invalid(error: msgspec.ValidationError, what: str = "the body") -> InvalidRequest:
+    """The same as an error whose param is the field. ``what`` was read is named when there is no field."""
+    field, reason = located(error)
+    return InvalidRequest(f"{field}: {reason}" if field else f"{what} is not valid: {reason}", param=field or None)

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from shoal.errors import InvalidRequest, ProtocolError
+from shoal.errors import InvalidRequest, ProtocolError, invalid
 from shoal.messages import Message
 from shoal.types import DTYPES, Array
 
@@ -95,7 +95,7 @@ def deserialize(payload: Buffer, kind: Any) -> Any:
     try:
         return _decoder(kind).decode(view[_LENGTH.size : end])
     except msgspec.ValidationError as error:
-        raise InvalidRequest(str(error)) from error
+        raise invalid(error, "the message") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProtocolError(f"a message is not valid: {error}") from error
     except RecursionError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -56,7 +57,9 @@ class TcpNetwork:
         except TimeoutError as error:
             raise WorkerLost(f"{address} did not answer within {timeout} s") from error
         except OSError as error:
-            raise WorkerLost(f"cannot connect to {address}: {error.strerror or error}") from error
+            # asyncio's own text repeats the address as Python writes it.
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+            raise WorkerLost(f"cannot connect to {address}: {why}") from error
         return protocol
 
     async def listen(self, address: str, protocol_factory: Callable[[], asyncio.Protocol]) -> Listener:

@@ -7,14 +7,13 @@ from typing import Any
 import msgspec
 
 from shoal.api.limits import ApiLimits
-from shoal.api.openai.decode import invalid
 from shoal.api.openai.schema import (
     GenerateBody,
     JsonObjectFormat,
     JsonSchemaFormat,
     StructuredOutputs,
 )
-from shoal.errors import InvalidRequest
+from shoal.errors import InvalidRequest, invalid
 from shoal.types import Grammar, Sampling
 
 _SEED_BITS = 2**63 - 1
