@@ -47,9 +47,9 @@ def served(tmp_path: Path) -> Iterator[tuple[shoal.Client, Command]]:
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     with run_shoal("serve", "--config", file, environment={"PYTHONPATH": path}) as command:
         address = command.wait_for(r"coordinator serves on http://(\S+)")[1]
-        command.wait_for(r"away \(failed\)", times=3)
-        command.wait_for(r"table#1 \(ready\)")
-        command.wait_for(r"table#0 \(ready\)", times=2)
+        command.wait_for(r"away failed", times=3)
+        command.wait_for(r"table#1 ready")
+        command.wait_for(r"table#0 ready", times=2)
         with shoal.Client(address) as client:
             yield client, command
 

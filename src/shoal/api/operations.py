@@ -11,6 +11,7 @@ from shoal.api.asgi import Exchange
 from shoal.api.openapi import TEXT, Content, Operation
 from shoal.api.plane import Plane
 from shoal.api.routing import Route
+from shoal.types import ModelState
 
 PROMETHEUS_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -59,7 +60,9 @@ def routes(plane: Plane, metrics: Callable[[], bytes]) -> list[Route]:
 
 
 def _reason(plane: Plane) -> str:
-    waiting = [model.name for model in plane.models() if not model.ready]
-    if waiting:
-        return f"no worker is ready; waiting for {', '.join(waiting)}"
-    return "no worker is ready"
+    models = plane.models()
+    said = [] if any(model.ready for model in models) else ["no worker is ready"]
+    if waiting := [model.name for model in models if model.state is ModelState.LOADING]:
+        said.append(f"waiting for {', '.join(waiting)}")
+    said += [f"{model.name} failed: {model.reason}" for model in models if model.failed]
+    return "; ".join(said) or "the server is stopping"

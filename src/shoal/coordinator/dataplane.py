@@ -25,7 +25,7 @@ from shoal.model_registry import ModelSpec, Registry
 from shoal.telemetry import CoordinatorMetrics
 from shoal.telemetry.genai import conclude, describe, operation
 from shoal.telemetry.tracing import span
-from shoal.types import ModelKind, TensorSpec
+from shoal.types import ModelKind, ModelState, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,14 @@ class ServedModel:
     outputs: tuple[TensorSpec, ...] = ()
     batchable: bool | None = None  # None: not known before it is loaded
     context_length: int = 0  # tokens
+    failed: bool = False  # every worker that has it could not load it
+    reason: str = ""  # why it is not ready, where that is known
+
+    @property
+    def state(self) -> ModelState:
+        if self.ready:
+            return ModelState.READY
+        return ModelState.FAILED if self.failed else ModelState.LOADING
 
 
 class DataPlane:
@@ -67,22 +75,7 @@ class DataPlane:
         self._created = int(time.time())
 
     def models(self) -> Sequence[ServedModel]:
-        return [
-            ServedModel(
-                name=spec.name,
-                kind=spec.kind,
-                ready=self._fleet.is_ready(spec.id),
-                created=self._created,
-                aliases=self._registry.aliases(spec),
-                version=spec.version,
-                live=self._registry.is_live(spec.id),
-                inputs=spec.inputs,
-                outputs=spec.outputs,
-                batchable=spec.batchable,
-                context_length=spec.context_length,
-            )
-            for spec in self._registry.list()
-        ]
+        return [self._served(spec) for spec in self._registry.list()]
 
     def find(self, name: str, version: str | None = None, *, key: str = "") -> ModelSpec:
         """The model of a name or an alias; of several behind an alias ``key`` chooses, and the same one each time.
@@ -131,6 +124,7 @@ class DataPlane:
             span(f"{operation(request)} {request.model}", request.trace) as made,
         ):
             spec = self.find(request.model, request.version, key=request.request_id)
+            observation.model = spec.name
             spec.check_kind(kind)
             if isinstance(request, Infer):
                 spec.check(request.inputs)
@@ -144,6 +138,24 @@ class DataPlane:
                         observation.answered(answer)
                         conclude(made, answer)
                         yield answer
+
+    def _served(self, spec: ModelSpec) -> ServedModel:
+        state, reason = self._fleet.state(spec.id)
+        return ServedModel(
+            name=spec.name,
+            kind=spec.kind,
+            ready=state is ModelState.READY,
+            created=self._created,
+            aliases=self._registry.aliases(spec),
+            version=spec.version,
+            live=self._registry.is_live(spec.id),
+            inputs=spec.inputs,
+            outputs=spec.outputs,
+            batchable=spec.batchable,
+            context_length=spec.context_length,
+            failed=state is ModelState.FAILED,
+            reason=reason,
+        )
 
     @contextmanager
     def _let_in(self) -> Iterator[None]:

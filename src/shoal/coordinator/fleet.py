@@ -30,10 +30,11 @@ from shoal.model_registry import Registry
 from shoal.rpc import Connection, Dialer, Handler, Hello, Network
 from shoal.telemetry import CoordinatorMetrics
 from shoal.telemetry.relay import FleetMetrics
-from shoal.types import CoordinatorId, ModelId, ModelPart, WorkerId, WorkerState
+from shoal.types import CoordinatorId, ModelId, ModelPart, ModelState, WorkerId, WorkerState
 
 logger = logging.getLogger(__name__)
 
+_TOLD_BY_MODELS = (WorkerState.STARTING, WorkerState.READY)
 INVITE_TIMEOUT = 5.0  # seconds
 ANSWER_TIMEOUT = 5.0  # seconds a worker has beside the time it was given to drain
 
@@ -104,11 +105,10 @@ class Fleet:
         if not known:
             self._tasks.start(self._accompany(connection), name=f"accompany {member.worker_id}")
         logger.info(
-            "worker %s at %s registered with %s",
+            "%s registered with %s",
             member.worker_id,
-            message.address,
             _listed(message.models),
-            extra={"action": "worker_registered", "worker": member.worker_id},
+            extra={"action": "worker_registered", "worker": member.worker_id, "address": message.address},
         )
         self.on_change()
         return Registered(self._coordinator_id, self._heartbeat_interval)
@@ -123,10 +123,10 @@ class Fleet:
             self.on_change()
             self._metrics.workers(self._membership.count())
             logger.info(
-                "worker %s is %s: %s",
+                "%s: %s%s",
                 member.worker_id,
-                member.state,
                 _listed(message.models),
+                "" if member.state in _TOLD_BY_MODELS else f"; {member.state}",
                 extra={"action": "worker_state", "worker": member.worker_id, "state": member.state},
             )
 
@@ -153,6 +153,18 @@ class Fleet:
         """Is there a worker for each of its shards that answers, though it may be full now?"""
         pools = [self._membership.pool(part) for part in self._registry.parts(model)]
         return all(pool is not None and pool.serving for pool in pools)
+
+    def state(self, model: ModelId) -> tuple[ModelState, str]:
+        """Ready as :meth:`is_ready` says; failed when no worker of some shard could load it; and why."""
+        if self.is_ready(model):
+            return ModelState.READY, ""
+        reason = ""
+        for part in self._registry.parts(model):
+            told = [replica.info for replica in self._membership.pool(part) or ()]
+            reason = next((info.reason for info in told if info.reason), reason)
+            if told and all(info.state is ModelState.FAILED for info in told):
+                return ModelState.FAILED, told[0].reason
+        return ModelState.LOADING, reason
 
     def members(self) -> tuple[Member, ...]:
         return self._membership.members()
@@ -201,7 +213,7 @@ class Fleet:
         self._membership.left(member, reason)
         self._metrics.workers(self._membership.count())
         extra = {"action": "worker_left", "worker": member.worker_id}
-        logger.info("worker %s left: %s", member.worker_id, reason, extra=extra)
+        logger.info("%s left: %s", member.worker_id, reason, extra=extra)
 
     def _learn(self, message: Register | Status) -> None:
         for info in message.models:
@@ -224,7 +236,12 @@ class Fleet:
             self._membership.left(member, "its connection ended")
             self._metrics.workers(self._membership.count())
             self._health.connection_lost(member.worker_id, now())
-            logger.warning("worker %s is lost: %r", member.worker_id, connection, extra={"action": "worker_lost"})
+            logger.warning(
+                "%s is lost: %s",
+                member.worker_id,
+                connection.reason,
+                extra={"action": "worker_lost", "worker": member.worker_id},
+            )
         self.on_change()
 
     async def _watch(self) -> None:
@@ -253,7 +270,7 @@ class Fleet:
             return
         self._membership.suspected(member, suspect)
         logger.warning(
-            "worker %s %s",
+            "%s %s",
             member.worker_id,
             "is silent and gets no requests" if suspect else "speaks again",
             extra={"action": "worker_suspected" if suspect else "worker_healed", "worker": member.worker_id},
@@ -262,7 +279,7 @@ class Fleet:
 
 def _listed(models: Sequence[ModelInfo]) -> str:
     names = (info.name if info.shard is None else f"{info.name}#{info.shard}" for info in models)
-    told = (f"{name} ({info.state})" for name, info in zip(names, models, strict=True))
+    told = (f"{name} {info.state}" for name, info in zip(names, models, strict=True))
     return ", ".join(told) or "no models"
 
 

@@ -21,7 +21,7 @@ from shoal.messages import (
     Status,
 )
 from shoal.rpc import Call
-from shoal.types import ModelName, ModelState, Version
+from shoal.types import ModelName, Version
 
 
 class NativeSurface:
@@ -57,7 +57,8 @@ class NativeSurface:
             ModelInfo(
                 name=ModelName(model.name),
                 kind=model.kind,
-                state=ModelState.READY if model.ready else ModelState.LOADING,
+                state=model.state,
+                reason=model.reason,
                 version=Version(model.version),
                 context_length=model.context_length,
                 inputs=model.inputs,

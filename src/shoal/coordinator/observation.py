@@ -41,13 +41,13 @@ def is_last(answer: Answer) -> bool:
 class Observation:
     def __init__(self, metrics: CoordinatorMetrics, model: str) -> None:
         self._metrics = metrics
-        self._model = model
+        self.model = model  # as it was asked for, then as it was found
         self._began = now()
         self._last: float | None = None  # when a part of the answer last came
         self.complete = False
 
     def routed(self, policy: str, reason: str) -> None:
-        self._metrics.routed(self._model, policy, reason, now() - self._began)
+        self._metrics.routed(self.model, policy, reason, now() - self._began)
 
     def found(self, cache: str) -> None:
         """What the response cache had to say: ``hit``, ``coalesced`` or ``miss``. Before the answer begins."""
@@ -61,12 +61,12 @@ class Observation:
             return
         at = now()
         if self._last is None:
-            self._metrics.first_token(self._model, at - self._began)
+            self._metrics.first_token(self.model, at - self._began)
         else:
-            self._metrics.token_gap(self._model, at - self._last)
+            self._metrics.token_gap(self.model, at - self._last)
         self._last = at
         if answer.usage is not None:
-            self._metrics.used(self._model, answer.usage)
+            self._metrics.used(self.model, answer.usage)
 
 
 @contextmanager
@@ -89,4 +89,4 @@ def observed(metrics: CoordinatorMetrics, model: str) -> Iterator[Observation]:
         outcome = ShoalError.code
         raise
     finally:
-        metrics.finished(model, outcome, now() - began)
+        metrics.finished(observation.model, outcome, now() - began)

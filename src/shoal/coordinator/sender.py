@@ -62,8 +62,11 @@ class Sender:
         answer_so_far = Continuation(request)
         self._budget.deposit()
         lost: _Loss | None = None
+        failure: tuple[RoutingDecision, ShoalError] | None = None  # of the attempt before this one
         while True:
             decision = await self._next(request, spec, part, journey, suspects, lost)
+            if failure is not None:
+                self._going_on(request, decision, *failure, begun=answer_so_far.begun)
             try:
                 async with aclosing(self._ask(decision, part, answer_so_far.asking(), journey.deadline)) as answers:
                     async for answer in answers:
@@ -81,7 +84,7 @@ class Sender:
                     raise
                 patient = answer_so_far.begun or not spec.settings.fallback
                 lost = lost or _Loss(error, now(), patient)
-                self._going_on(request, decision, error, begun=answer_so_far.begun)
+                failure = decision, error
 
     async def _next(
         self,
@@ -134,15 +137,22 @@ class Sender:
         return decision
 
     def _going_on(
-        self, request: Generate | Infer, decision: RoutingDecision, error: ShoalError, *, begun: bool
+        self,
+        request: Generate | Infer,
+        decision: RoutingDecision,
+        failed: RoutingDecision,
+        error: ShoalError,
+        *,
+        begun: bool,
     ) -> None:
         self._metrics.retried(error.code)
         logger.warning(
-            "request %s goes on elsewhere, as %s failed: %s"
+            "request %s goes on with %s, as %s failed: %s"
             if begun
-            else "request %s is tried elsewhere, as %s failed: %s",
+            else "request %s is tried again with %s, as %s failed: %s",
             request.request_id,
             decision.worker_id,
+            failed.worker_id,
             error.message,
             extra={"action": "failover" if begun else "retry", "request_id": request.request_id, "code": error.code},
         )

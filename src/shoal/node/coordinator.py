@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import random
 import uuid
@@ -11,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from shoal.api import admin, build_app
 from shoal.api.listener import Listener
-from shoal.config import CacheConfig, Config, CoordinatorConfig
+from shoal.config import CacheConfig, Config, CoordinatorConfig, variable
 from shoal.coordinator.admission import Admission
 from shoal.coordinator.control import Control
 from shoal.coordinator.dataplane import DataPlane
@@ -25,6 +26,7 @@ from shoal.coordinator.overview import Overview
 from shoal.coordinator.responses import Responses
 from shoal.coordinator.worker_states import WorkerStates
 from shoal.discovery import MemoryStore, Store, open_store
+from shoal.errors import ConfigError
 from shoal.load_balancer import Health
 from shoal.model_registry import Registry, restored
 from shoal.node.models import configured_aliases, configured_models
@@ -152,10 +154,18 @@ class CoordinatorNode:
         app = build_app(
             self._coordinator.plane, metrics=self._coordinator.metrics.render, jobs=self._jobs, admin=surface
         )
+        self._started = False
         self._listener = Listener(app, self._coordinator.server.accept, drain_timeout=self._settings.drain_timeout)
 
     async def start(self) -> str:
-        address = await self._listener.start(self._settings.host, self._settings.port)
+        try:
+            address = await self._listener.start(self._settings.host, self._settings.port)
+        except ConfigError as error:
+            if getattr(error.__cause__, "errno", None) != errno.EADDRINUSE:
+                raise
+            advice = f"choose another port with --listen-port or {variable('coordinator.port')}"
+            raise ConfigError(f"{error.message}: {advice}") from error
+        self._started = True
         self._coordinator.start()
         logger.info("coordinator serves on http://%s", address, extra={"action": "coordinator_started"})
         return address
@@ -164,6 +174,11 @@ class CoordinatorNode:
         await asyncio.Event().wait()
 
     async def stop(self) -> None:
+        if self._started:
+            running = self._coordinator.admission.in_flight
+            logger.info("stopping: %d requests still run", running, extra={"action": "coordinator_stopping"})
         await self._coordinator.stop()
         await self._jobs.close()
         await self._listener.stop()
+        if self._started:
+            logger.info("stopped", extra={"action": "coordinator_stopped"})

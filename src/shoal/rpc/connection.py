@@ -97,6 +97,11 @@ class Connection(asyncio.Protocol):
         """Is it over, or about to be? Nothing can be asked any more."""
         return self._why is not None
 
+    @property
+    def reason(self) -> str:
+        """Why it is over; empty while it is not."""
+        return self._why or ""
+
     async def ready(self, timeout: float | None) -> None:
         """Wait until the peer has introduced itself.
 

@@ -11,6 +11,13 @@ from shoal.rpc.keepalive import Keepalive
 from shoal.rpc.network import Listener, Network
 
 
+class _Refusal(asyncio.Protocol):
+    """Hangs up on whoever calls after the end."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
 class Server:
     """Serves ``handler`` on every connection it takes, from addresses it listens on or through :meth:`accept`."""
 
@@ -26,6 +33,7 @@ class Server:
         self._handler = handler
         self._keepalive = keepalive
         self._listeners: list[Listener] = []
+        self._closed = False
 
     async def listen(self, network: Network, address: str) -> str:
         """Take calls; returns the real address. Raises :class:`ConfigError` when it cannot be had."""
@@ -33,8 +41,10 @@ class Server:
         self._listeners.append(listener)
         return listener.address
 
-    def accept(self) -> Connection:
+    def accept(self) -> asyncio.Protocol:
         """The protocol for a connection that was just taken: a port shared with HTTP calls this itself."""
+        if self._closed:
+            return _Refusal()
         connection = Connection(
             hello=self._hello,
             handler=self._handler,
@@ -51,5 +61,6 @@ class Server:
 
     async def close(self, reason: str = "the server stops") -> None:
         """Stop listening, end every connection with ``reason``, and wait until all is over."""
+        self._closed = True
         self.stop_listening()
         await asyncio.gather(*(connection.close(reason) for connection in self.connections))

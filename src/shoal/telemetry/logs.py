@@ -70,11 +70,10 @@ class ConsoleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = _time(record).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        parts = [
-            f"{time} {record.levelname.lower():<7} {record.name.removeprefix('shoal.')}",
-            _one_line(_clean(record.getMessage())),
-        ]
-        fields = [f"{name}={_one_line(str(value))}" for name, value in _extra(record).items() if name != "action"]
+        message = _one_line(_clean(record.getMessage()))
+        parts = [f"{time} {record.levelname.lower():<7} {record.name.removeprefix('shoal.')}", message]
+        told = {name: value for name, value in _extra(record).items() if name != "action" and not _says(message, value)}
+        fields = [f"{name}={_one_line(str(value))}" for name, value in told.items()]
         if fields:
             parts.append(" ".join(fields))
         line = "  ".join(parts)
@@ -83,6 +82,10 @@ class ConsoleFormatter(logging.Formatter):
             trace = _clean(self.formatException(record.exc_info)).split("\n")
             line += "".join(f"\n    | {_one_line(text)}" for text in trace)
         return line
+
+
+def _says(message: str, value: object) -> bool:
+    return isinstance(value, str) and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", message) is not None
 
 
 def _time(record: logging.LogRecord) -> datetime:

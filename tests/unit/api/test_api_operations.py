@@ -25,6 +25,13 @@ async def test_not_ready_is_503_and_says_what_it_waits_for(client: AsgiClient, p
     }
 
 
+async def test_not_ready_says_what_failed_and_why(client: AsgiClient, plane: FakePlane) -> None:
+    loading, failed = (dataclasses.replace(model, ready=False) for model in MODELS)
+    plane.served = [loading, dataclasses.replace(failed, failed=True, reason="no such file")]
+    answer = await client.request("GET", "/health/ready")
+    assert answer.json()["reason"] == "no worker is ready; waiting for smollm2; minilm failed: no such file"
+
+
 async def test_metrics_are_passed_on_as_they_are(client: AsgiClient) -> None:
     answer = await client.request("GET", "/metrics")
     assert answer.body == b"shoal_up 1\n"

@@ -25,6 +25,13 @@ async def test_a_model_is_found_by_its_name(client: AsgiClient, plane: FakePlane
     answer = await client.request("GET", f"/v1/models/{name}")
     assert answer.status == 200
     assert (answer.json()["id"], answer.json()["ready"]) == (name, False)
+    assert answer.json()["state"] == "loading"
+
+
+async def test_a_model_that_failed_says_why(client: AsgiClient, plane: FakePlane) -> None:
+    plane.served = [ServedModel("fish", ModelKind.TENSOR, ready=False, created=1, failed=True, reason="no such file")]
+    found = (await client.request("GET", "/v1/models/fish")).json()
+    assert (found["state"], found["reason"]) == ("failed", "no such file")
 
 
 @pytest.mark.parametrize("name", ["", "other", "smollm2/"])

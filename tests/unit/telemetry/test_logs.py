@@ -65,6 +65,12 @@ def test_a_record_is_one_short_line_for_people() -> None:
     assert line.split(" ", 1)[1] == "info    worker  loaded fish  seconds=1.5"
 
 
+def test_a_field_that_the_message_says_already_is_left_out_for_people_alone() -> None:
+    made = record("fish-1 is ready", worker="fish-1", state="read", code=1)
+    assert ConsoleFormatter().format(made).endswith("fish-1 is ready  state=read code=1")
+    assert as_json(made)["worker"] == "fish-1"
+
+
 def test_a_field_cannot_pass_for_the_time_or_the_level() -> None:
     assert as_json(record("hello", time="yesterday", level="error"))["level"] == "info"
 

@@ -192,6 +192,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     kind: str
     ready: bool
+    state: str
+    reason: str  # why it is not ready; empty where that is not known
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

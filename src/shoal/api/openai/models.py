@@ -27,4 +27,12 @@ async def retrieve(plane: Plane, exchange: Exchange) -> None:
 
 def _entries(model: ServedModel) -> Iterable[Model]:
     for name in (model.name, *model.aliases):
-        yield Model(id=name, created=model.created, root=model.name, kind=model.kind, ready=model.ready)
+        yield Model(
+            id=name,
+            created=model.created,
+            root=model.name,
+            kind=model.kind,
+            ready=model.ready,
+            state=model.state,
+            reason=model.reason,
+        )
