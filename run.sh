@@ -25,8 +25,11 @@ if [ "${1:-}" = test ]; then
     exec scripts/check
 fi
 
+[ -e .venv/.installed-demo ] ||
+    echo "The first time takes about two minutes: 0.6 GB into .venv, 0.4 GB of models into the user's cache folder."
 install demo
 .venv/bin/shoal pull smollm2 minilm
-# The question waits until the models are ready; Ctrl-C reaches the server, which drains and takes all else with it.
-.venv/bin/python examples/example_client.py --wait --tour --address "127.0.0.1:${SHOAL_COORDINATOR_PORT:-9000}" &
+# The server takes this process over. The question waits until its models are ready and ends when it does; Ctrl-C
+# reaches the server, which drains and takes all else with it.
+.venv/bin/python examples/example_client.py --wait --tour --server $$ &
 exec .venv/bin/shoal serve smollm2 minilm --workers 2 "$@"

@@ -142,6 +142,40 @@ def test_run_sh_answers_a_question_keeps_serving_and_leaves_nothing_behind() -> 
     assert gone(family)
 
 
+def test_run_sh_ends_with_a_server_that_cannot_start_and_asks_no_other(served: tuple[str, Command]) -> None:
+    port = served[0].rpartition(":")[2]
+    environment = {**os.environ, "SHOAL_COORDINATOR_PORT": port}
+    done = subprocess.run(["./run.sh"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    # Both pipes have ended, so the question has too.
+    assert done.returncode == 2
+    assert "--listen-port or SHOAL_COORDINATOR_PORT" in done.stderr
+    assert "Q: " not in done.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--wait",)])
+def test_the_example_says_in_one_line_what_is_wrong(options: tuple[str, ...]) -> None:
+    model = ("--model", "broken=nowhere.gguf")
+    with (
+        shoal("coordinator", "--listen-port", "0") as coordinator,
+        shoal("worker", "--port", "0", *model, "--coordinator", serving(coordinator)) as worker,
+    ):
+        coordinator.wait_for("broken ")
+        done = subprocess.run(
+            [sys.executable, "examples/example_client.py", "--address", serving(coordinator), *options],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        worker.interrupt()
+    assert done.returncode == 1
+    assert re.fullmatch(r"shoal: .*broken.*\n", done.stderr)
+
+
+def serving(coordinator: Command) -> str:
+    return coordinator.wait_for(r"coordinator serves on http://(\S+)")[1]
+
+
 def wait_for(log: Path, text: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 300
     while text not in log.read_text():
