@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, located
+
+FILE_VARIABLE = "SHOAL_CONFIG"  # names the file
+_OF_COMMANDS = (FILE_VARIABLE, "SHOAL_ADDRESS", "SHOAL_URL")  # what they ask
+
+_UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+def about(description: str) -> msgspec.Meta:
+    """What a setting is, as ``shoal config`` shows it."""
+    return msgspec.Meta(description=description)
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -28,73 +40,83 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class CoordinatorConfig(_Section, frozen=True):
-    host: str = "127.0.0.1"
-    port: Port = 9000
-    zone: str = ""  # workers of the same zone are preferred
-    workers: tuple[str, ...] = ()  # HOST:PORT of workers to call; others may register themselves
-    max_in_flight: Count = 1024  # requests admitted at a time; beyond: 429
-    request_timeout: Seconds = 300.0  # when the client sets no deadline
-    heartbeat_interval: Seconds = 0.5  # asked of the workers
-    drain_timeout: Seconds = 30.0
-    admin: Literal["local", "any"] = "local"  # who may call /admin: clients on this machine, or anybody
+    host: Annotated[str, about("where to listen; loopback unless told otherwise")] = "127.0.0.1"
+    port: Annotated[Port, about("for HTTP, native clients and workers; 0: any that is free")] = 9000
+    zone: Annotated[str, about("workers of the same zone are preferred")] = ""
+    workers: Annotated[tuple[str, ...], about("HOST:PORT of workers to call; others may register themselves")] = ()
+    max_in_flight: Annotated[Count, about("requests admitted at a time; beyond: 429")] = 1024
+    request_timeout: Annotated[Seconds, about("seconds, when the client sets no deadline")] = 300.0
+    heartbeat_interval: Annotated[Seconds, about("seconds between reports, asked of the workers")] = 0.5
+    drain_timeout: Annotated[Seconds, about("seconds that running requests have to end when it stops")] = 30.0
+    admin: Annotated[Literal["local", "any"], about("who may call /admin: clients on this machine, or anybody")] = (
+        "local"
+    )
 
 
 class WorkerConfig(_Section, frozen=True):
-    host: str = "127.0.0.1"
-    port: Port = 9001
-    coordinators: tuple[str, ...] = ()  # HOST:PORT to register with; others may call
-    models: tuple[str, ...] = ()  # NAME[@VERSION] or NAME[@VERSION]=URI
-    replicas: tuple[str, ...] = ()  # which of the file's models to load, NAME[@VERSION][#SHARD]; none: all of them
-    allow: tuple[str, ...] = ()  # what coordinators may have it load beside its own models and built-in ones:
-    # folders of model files, package.module:Class
-    capacity: Count = 128  # requests held at a time, running and waiting
-    cpus: tuple[int, ...] = ()  # cores to stay on; none: wherever the system puts it
-    zone: str = ""
-    weight: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0  # its share of the work beside others
-    role: Literal["prefill", "decode", "both"] = "both"
-    drain_timeout: Seconds = 30.0
+    host: Annotated[str, about("where to listen; loopback unless told otherwise")] = "127.0.0.1"
+    port: Annotated[Port, about("for coordinators; 0: any that is free")] = 9001
+    coordinators: Annotated[tuple[str, ...], about("HOST:PORT to register with; others may call")] = ()
+    models: Annotated[tuple[str, ...], about("what to load: NAME[@VERSION] or NAME[@VERSION]=URI")] = ()
+    replicas: Annotated[
+        tuple[str, ...], about("which of the file's models to load, NAME[@VERSION][#SHARD]; none: all of them")
+    ] = ()
+    allow: Annotated[
+        tuple[str, ...],
+        about("what coordinators may have it load beside its own and built-in models: folders, package.module:Class"),
+    ] = ()
+    capacity: Annotated[Count, about("requests held at a time, running and waiting")] = 128
+    cpus: Annotated[tuple[int, ...], about("cores to stay on; none: wherever the system puts it")] = ()
+    zone: Annotated[str, about("where it stands; coordinators prefer their own zone")] = ""
+    weight: Annotated[float, msgspec.Meta(gt=0, le=1000), about("its share of the work beside others")] = 1.0
+    role: Annotated[Literal["prefill", "decode", "both"], about("what it computes of a generated answer")] = "both"
+    drain_timeout: Annotated[Seconds, about("seconds that running requests have to end when it stops")] = 30.0
 
 
 class ServeConfig(_Section, frozen=True):
-    workers: Count = 2
+    workers: Annotated[Count, about("worker processes that shoal serve starts")] = 2
 
 
 class EngineConfig(_Section, frozen=True):
-    kv_tokens: Annotated[int, msgspec.Meta(ge=256)] = 16384  # KV room of a language model, tokens over all requests
-    max_sequences: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32  # generated at a time by one replica
+    kv_tokens: Annotated[int, msgspec.Meta(ge=256), about("KV room of a language model, tokens over all requests")] = (
+        16384
+    )
+    max_sequences: Annotated[int, msgspec.Meta(ge=1, le=256), about("generated at a time by one replica")] = 32
 
 
 class LogConfig(_Section, frozen=True):
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["console", "json"] = "console"
+    level: Annotated[Literal["debug", "info", "warning", "error"], about("the least that is logged")] = "info"
+    format: Annotated[Literal["console", "json"], about("for people, or JSON for programs")] = "console"
 
 
 class PreprocConfig(_Section, frozen=True):
-    processes: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0  # for the steps before and after inference; 0: none
+    processes: Annotated[
+        int, msgspec.Meta(ge=0, le=256), about("for the steps before and after inference; 0: none")
+    ] = 0
 
 
 class CacheConfig(_Section, frozen=True):
     """The response cache of a coordinator, over all models that use it."""
 
-    max_bytes: Count = 64 * 2**20  # in memory
-    max_entries: Count = 65_536  # in memory
-    url: str = ""  # sqlite:///FILE keeps answers over restarts; empty: memory alone
-    max_disk_bytes: Count = 2**30
+    max_bytes: Annotated[Count, about("of answers kept in memory")] = 64 * 2**20
+    max_entries: Annotated[Count, about("answers kept in memory")] = 65_536
+    url: Annotated[str, about("sqlite:///FILE keeps answers over restarts; empty: memory alone")] = ""
+    max_disk_bytes: Annotated[Count, about("of answers kept on disk")] = 2**30
 
 
 class RegistryConfig(_Section, frozen=True):
-    url: str = ""  # embedded:///FILE keeps models and aliases over restarts; empty: memory alone
+    url: Annotated[str, about("embedded:///FILE keeps models and aliases over restarts; empty: memory alone")] = ""
 
 
 class JobsConfig(_Section, frozen=True):
-    ttl: Seconds = 3600.0  # a finished job is kept
-    max_jobs: Count = 4096  # kept and running
-    max_bytes: Count = 256 * 2**20  # of their results together
+    ttl: Annotated[Seconds, about("seconds that a finished job is kept")] = 3600.0
+    max_jobs: Annotated[Count, about("kept and running")] = 4096
+    max_bytes: Annotated[Count, about("of their results together")] = 256 * 2**20
 
 
 class TelemetryConfig(_Section, frozen=True):
-    otlp_endpoint: str = ""  # where spans go, such as http://127.0.0.1:4318; empty: no tracing
-    sample: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0  # share of the traces that begin here
+    otlp_endpoint: Annotated[str, about("where spans go, such as http://127.0.0.1:4318; empty: no tracing")] = ""
+    sample: Annotated[float, msgspec.Meta(ge=0, le=1), about("share of the traces that begin here")] = 1.0
 
 
 # -- what is set for each model
@@ -205,9 +227,11 @@ class Config(_Section, frozen=True):
     jobs: JobsConfig = JobsConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     log: LogConfig = LogConfig()
-    cache_dir: str = ""  # where models are kept; empty: the user's cache folder
-    models: dict[str, ModelConfig] = {}
-    aliases: dict[str, str | dict[str, Count]] = {}  # to NAME, NAME@VERSION, or several of them with weights
+    cache_dir: Annotated[str, about("where models are kept; empty: the user's cache folder")] = ""
+    models: Annotated[dict[str, ModelConfig], about("NAME or NAME@VERSION, and its settings")] = {}
+    aliases: Annotated[
+        dict[str, str | dict[str, Count]], about("to NAME, NAME@VERSION, or several of them with weights")
+    ] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +252,31 @@ def leaves(struct: type[msgspec.Struct] = Config, prefix: str = "") -> Iterator[
 
 def is_table(field: msgspec.structs.FieldInfo) -> bool:
     """Is it a table of names? Such a one can be given in a file alone."""
-    return getattr(field.type, "__origin__", None) is dict
+    return _container(field) is dict
+
+
+def description(field: msgspec.structs.FieldInfo) -> str:
+    metas = getattr(field.type, "__metadata__", ())
+    return next((meta.description for meta in metas if meta.description), "")
+
+
+def unknown_variables(environment: Mapping[str, str] | None = None) -> Iterator[tuple[str, str]]:
+    """Variables that look like a setting and are none, each with the setting that is nearest, or nothing."""
+    environment = os.environ if environment is None else environment
+    known = [*_OF_COMMANDS, *(variable(path) for path, field in leaves() if not is_table(field))]
+    for name in sorted(environment):
+        if name.startswith("SHOAL_") and name not in known:
+            yield name, _nearest(name, known)
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    return next(iter(get_close_matches(name, names, 1, cutoff=0.7)), "")
+
+
+def _container(field: msgspec.structs.FieldInfo) -> object:
+    """``dict`` or ``tuple`` where it holds several values."""
+    bare = get_args(field.type)[0] if get_origin(field.type) is Annotated else field.type
+    return get_origin(bare)
 
 
 def value_at(config: Config, path: str) -> Any:
@@ -266,7 +314,7 @@ def load(
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"configuration: {error}") from error
+        raise _refusal(error, origins, file) from error
     return Settings(config, origins)
 
 
@@ -295,12 +343,32 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _parse(text: str, field: msgspec.structs.FieldInfo, name: str) -> Any:
     """A value from the environment is text; a list is comma-separated."""
-    is_list = getattr(field.type, "__origin__", None) is tuple
+    is_list = _container(field) is tuple
     raw: Any = [part.strip() for part in text.split(",") if part.strip()] if is_list else text
     try:
         return msgspec.convert(raw, field.type, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{name}: {error}") from error
+
+
+def _refusal(error: msgspec.ValidationError, origins: Mapping[str, str], file: Path | None) -> ConfigError:
+    """Which value of which source is wrong, and what it may have been meant to be."""
+    field, reason = located(error)
+    source = "flag" if origins.get(field) == "flag" else f"file {file}" if file else "environment"
+    if (unknown := _UNKNOWN.search(reason)) and (near := _nearest(unknown["name"], _names(field))):
+        reason += f"; did you mean `{near}`?"
+    return ConfigError(f"configuration {source}: {field}: {reason}" if field else f"configuration {source}: {reason}")
+
+
+def _names(section: str) -> Sequence[str]:
+    """What may stand in a section; nothing where it is not one of these settings."""
+    struct: Any = Config
+    for part in filter(None, section.replace("[...]", "[]").split(".")):
+        known = {field.name: field.type for field in msgspec.structs.fields(struct)}
+        struct = ModelConfig if part == "models[]" else known.get(part)
+        if not (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
+            return ()
+    return tuple(field.name for field in msgspec.structs.fields(struct))
 
 
 def _put(tree: dict[str, Any], path: str, value: Any) -> None:

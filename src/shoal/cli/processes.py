@@ -119,6 +119,7 @@ def worker(
         file,
         log_level,
         log_format,
+        is_child=stop_on_eof,
         worker__host=host,
         worker__port=port,
         worker__models=models,

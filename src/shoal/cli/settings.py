@@ -9,9 +9,21 @@ from typing import Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from shoal.config import Settings, is_table, leaves, load, value_at, variable
+from shoal.config import (
+    FILE_VARIABLE,
+    Settings,
+    cache_folder,
+    description,
+    is_table,
+    leaves,
+    load,
+    unknown_variables,
+    value_at,
+    variable,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -19,7 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def common_options(command: F) -> F:
     """What every command that starts a process takes."""
     for option in (
-        click.option("--config", "file", type=click.Path(path_type=Path), envvar="SHOAL_CONFIG", help="YAML file."),
+        click.option("--config", "file", type=click.Path(path_type=Path), envvar=FILE_VARIABLE, help="YAML file."),
         click.option("--log-level", help="debug, info, warning or error."),
         click.option("--log-format", help="console or json."),
     ):
@@ -27,8 +39,16 @@ def common_options(command: F) -> F:
     return command
 
 
-def settings(file: Path | None, log_level: str | None, log_format: str | None, **flags: Any) -> Settings:
-    """``flags``: a configuration path with ``__`` for the dot, and its value; None or empty if it was not given."""
+def settings(
+    file: Path | None, log_level: str | None, log_format: str | None, *, is_child: bool = False, **flags: Any
+) -> Settings:
+    """``flags``: a configuration path with ``__`` for the dot, and its value; None or empty if it was not given.
+
+    ``is_child``: the parent has warned of misspelt variables already.
+    """
+    for name, nearest in () if is_child else unknown_variables():
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        click.echo(f"shoal: warning: {name} is no setting{hint}", err=True)
     given = {path.replace("__", "."): value for path, value in flags.items() if value not in (None, ())}
     return load(flags={**given, "log.level": log_level, "log.format": log_format}, file=file)
 
@@ -42,15 +62,21 @@ def config(file: Path | None, log_level: str | None, log_format: str | None, as_
     A flag wins over an environment variable, that over the file, that over the default.
     """
     found = settings(file, log_level, log_format)
-    rows = [(path, field, value_at(found.config, path), found.origins[path]) for path, field in leaves()]
+    values = {path: value_at(found.config, path) for path, _ in leaves()}
+    values["cache_dir"] = str(cache_folder(found.config))
+    rows = [(path, field, values[path], found.origins[path]) for path, field in leaves()]
     if as_json:
-        tree = {path: {"value": _plain(value), "origin": origin} for path, _, value, origin in rows}
+        tree = {
+            path: {"value": _plain(value), "origin": origin, "description": description(field)}
+            for path, field, value, origin in rows
+        }
         click.echo(json.dumps(tree, indent=2))
         return
-    table = Table("setting", "value", "from", "environment variable", box=None)
+    table = Table("setting", "value", "from", "environment variable", "what it is", box=None)
     for path, field, value, origin in rows:
-        table.add_row(path, json.dumps(_plain(value)), origin, "" if is_table(field) else variable(path))
-    Console(width=None if Console().is_terminal else 140).print(table)
+        name = "" if is_table(field) else variable(path)
+        table.add_row(path, escape(json.dumps(_plain(value))), origin, name, escape(description(field)))
+    Console(width=None if Console().is_terminal else 220).print(table)
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.config import Config, cache_folder, leaves, load, value_at, variable
+from shoal.config import Config, cache_folder, description, leaves, load, unknown_variables, value_at, variable
 from shoal.errors import ConfigError
 
 
@@ -54,10 +54,13 @@ def test_models_come_from_the_file(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("coordinator: {port: 70000}", r"<= 65535.*coordinator\.port"),
-        ("coordinator: {prot: 1}", "unknown field `prot`"),
-        ("coordinater: {}", "unknown field `coordinater`"),
-        ("worker: {role: chef}", r"Invalid enum value 'chef'.*worker\.role"),
+        ("coordinator: {port: 70000}", r"shoal\.yaml: coordinator\.port: .*<= 65535"),
+        ("coordinator: {prot: 1}", r"shoal\.yaml: coordinator: .*unknown field `prot`; did you mean `port`\?"),
+        ("coordinater: {}", r"shoal\.yaml: .*unknown field `coordinater`; did you mean `coordinator`\?"),
+        ("models: {fish: {urri: x}}", r"unknown field `urri`; did you mean `uri`\?"),
+        ("models: {fish: {batching: {max_row: 1}}}", r"unknown field `max_row`; did you mean `max_rows`\?"),
+        ("coordinator: {xyzzy: 1}", "unknown field `xyzzy`$"),
+        ("worker: {role: chef}", r"worker\.role: Invalid enum value 'chef'"),
         ("[1, 2]", "expected sections"),
         ("a: b: c", "shoal.yaml"),
     ],
@@ -77,6 +80,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_wrong_variable_is_named() -> None:
     with pytest.raises(ConfigError, match="SHOAL_COORDINATOR_PORT: Expected `int`"):
         load(environment={"SHOAL_COORDINATOR_PORT": "many"})
+
+
+def test_a_wrong_flag_is_told_as_one(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"configuration flag: coordinator\.port: "):
+        load(flags={"coordinator.port": 70000}, environment={}, file=file)
+
+
+def test_a_variable_that_is_no_setting_is_told_with_the_nearest_one() -> None:
+    given = {"SHOAL_COORDINATER_PORT": "1", "SHOAL_XYZZY": "1", "SHOAL_LOG_LEVEL": "info", "SHOAL_ADDRESS": "a:1"}
+    assert dict(unknown_variables(given)) == {"SHOAL_COORDINATER_PORT": "SHOAL_COORDINATOR_PORT", "SHOAL_XYZZY": ""}
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert not [path for path, field in leaves() if not description(field)]
 
 
 def test_no_two_settings_share_a_variable() -> None:
