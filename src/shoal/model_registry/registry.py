@@ -296,6 +296,8 @@ class Registry:
         if not self._specs:
             return "there are no models yet"
         names = [*self._live, *self._aliases]
+        if DEFAULT_ALIAS not in names and self._default():
+            names.append(DEFAULT_ALIAS)
         shown = ", ".join(f"'{name}'" for name in names[:_NAMES_SHOWN])
         more = len(names) - _NAMES_SHOWN
         return f"there are {shown} and {more} more" if more > 0 else f"there are {shown}"

@@ -24,15 +24,20 @@ def of_bytes(progress: Progress, stage: str, total: int) -> Callable[[int], None
 
 
 class TerminalProgress:
-    """One bar a stage, on standard error. Use it as a context manager, so that the cursor comes back."""
+    """One bar a stage, on standard error; where that is no terminal, one line a stage when it begins.
+
+    Use it as a context manager, so that the cursor comes back.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            console=console or Console(stderr=True),
+            console=self._console,
+            disable=not self._console.is_terminal,
         )
         self._stage = ""
         self._bar: TaskID | None = None
@@ -51,6 +56,8 @@ class TerminalProgress:
     def __call__(self, stage: str, fraction: float) -> None:
         if self._bar is None or stage != self._stage:
             self._fill()
+            if not self._console.is_terminal:
+                self._console.print(f"{stage} …", markup=False, highlight=False)
             self._stage, self._bar = stage, self._bars.add_task(stage, total=1.0)
         self._bars.update(self._bar, completed=fraction)
 

@@ -39,9 +39,13 @@ def test_names_and_aliases_lead_to_their_model(models: list[ModelSpec], asked: s
     ("models", "asked", "says"),
     [
         ([], "x", "there is no model 'x'; there are no models yet"),
-        ([TENSOR, CHAT], "x", "there is no model 'x'; there are 'minilm', 'smollm2', 'embed', 'small', 'tiny'"),
+        (
+            [TENSOR, CHAT],
+            "x",
+            "there is no model 'x'; there are 'minilm', 'smollm2', 'embed', 'small', 'tiny', 'default'",
+        ),
         ([TENSOR], "default", "there is no model 'default'; there are 'minilm', 'embed'"),
-        ([model(f"m{i}") for i in range(100)], "x", "'m19' and 80 more"),
+        ([model(f"m{i}") for i in range(100)], "x", "'m19' and 81 more"),
         ([], "x" * 10_000, "there are no models yet"),
     ],
 )

@@ -38,6 +38,15 @@ def test_a_stage_that_fails_is_not_shown_as_done() -> None:
     assert "100%" not in screen.getvalue()
 
 
+def test_each_stage_is_one_line_where_there_is_no_terminal() -> None:
+    screen = io.StringIO()
+    with TerminalProgress(Console(file=screen)) as progress:
+        progress("download [fish]", 0.1)
+        progress("download [fish]", 0.5)
+        progress("convert", 0.1)
+    assert screen.getvalue() == "download [fish] …\nconvert …\n"
+
+
 def test_bytes_beyond_an_estimate_are_all_there_is() -> None:
     told: list[tuple[str, float]] = []
     report = of_bytes(lambda stage, fraction: told.append((stage, fraction)), "copy", 10)
