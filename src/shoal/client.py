@@ -167,6 +167,10 @@ class AsyncClient:
                     yield part.outputs
 
     async def _inferred(self, model: str, inputs: Tensors) -> AsyncGenerator[Inferred, None]:
+        for name, value in inputs.items():
+            if not isinstance(value, np.ndarray):
+                kind = type(value).__name__
+                raise InvalidRequest(f"{name}: expected a numpy array, got {kind}", param=name)
         request = Infer(_request_id(), ModelName(model), inputs)
         connection = await self._call(patience=PATIENCE) if self._open.is_closed else self._open
         async with connection.stream(request, timeout=self._timeout) as answers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -53,3 +54,9 @@ def test_a_sampling_value_out_of_range_is_named_first() -> None:
     with pytest.raises(InvalidRequest, match=r"^temperature: Expected") as raised:
         asyncio.run(shoal.AsyncClient().generate("a", temperature=-1))
     assert raised.value.param == "temperature"
+
+
+def test_an_input_that_is_no_array_is_named() -> None:
+    inputs: Any = {"x": [1, 2]}
+    with pytest.raises(InvalidRequest, match=r"^x: expected a numpy array, got list$"):
+        asyncio.run(shoal.AsyncClient().infer("fish", inputs))
