@@ -167,7 +167,8 @@ class AsyncClient:
                     yield part.outputs
 
     async def _inferred(self, model: str, inputs: Tensors) -> AsyncGenerator[Inferred, None]:
-        for name, value in inputs.items():
+        given: Mapping[str, object] = inputs
+        for name, value in given.items():
             if not isinstance(value, np.ndarray):
                 kind = type(value).__name__
                 raise InvalidRequest(f"{name}: expected a numpy array, got {kind}", param=name)
