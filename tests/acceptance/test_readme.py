@@ -20,7 +20,7 @@ from processes import Command, gone, shoal, until_ready
 
 ROOT = Path(__file__).parent.parent.parent
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SERVERS = ("shoal serve", "shoal worker", "shoal coordinator")
+SERVERS = ("shoal serve ", "shoal worker ", "shoal coordinator ")
 EXPLAINED = re.compile(r"\s+#\s.*$", re.MULTILINE)
 
 

@@ -166,6 +166,18 @@ def test_a_client_that_leaves_while_its_answer_waits_for_a_worker_leaves_nothing
     simulate(scenario())
 
 
+def test_a_request_that_an_engine_fails_at_is_not_sent_to_the_same_worker_again() -> None:
+    async def scenario() -> None:
+        async with fleet() as f:
+            await f.add_worker("w1", breaks_at=0)
+            await f.until_ready(1)
+            with pytest.raises(EngineFailed):
+                await f.ask()
+            assert f.runtimes["w1"].steps == 1  # it would fail again, and take the worker from the others
+
+    simulate(scenario())
+
+
 def test_impatient_clients_do_not_take_a_worker_from_the_others() -> None:
     async def scenario() -> None:
         async with fleet(1) as f:

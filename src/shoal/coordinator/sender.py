@@ -82,7 +82,7 @@ class Sender:
                     raise
                 if not answer_so_far.begun and not self._budget.withdraw():
                     raise
-                patient = answer_so_far.begun or not spec.settings.fallback
+                patient = answer_so_far.begun or (isinstance(error, WorkerLost) and not spec.settings.fallback)
                 lost = lost or _Loss(error, now(), patient)
                 failure = decision, error
 
