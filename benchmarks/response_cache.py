@@ -17,28 +17,18 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import httpx
-import numpy as np
 import uvloop
+from instant import CLIENTS, rate, served
 
-from shoal.config import CacheConfig, CoordinatorConfig, ModelConfig, ResponseCacheConfig, WorkerConfig
-from shoal.coordinator.dataplane import DataPlane
-from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo
-from shoal.model_registry import ModelSpec, Registry
-from shoal.node import Coordinator
-from shoal.rpc import MemoryNetwork
-from shoal.types import FinishReason, ModelKind, ModelName, ModelState, RequestId, Sampling, TextPrompt, Usage
-from shoal.worker.worker import Worker
+from shoal.config import CacheConfig, ModelConfig, ResponseCacheConfig
+from shoal.types import ModelKind
 
-CLIENTS = 32
 HTTP_CLIENTS = 8
 PORT = 9951
-TOKENS = 32  # of a generated answer, each a part of its own
 OFF = ModelConfig()
 CACHE = ModelConfig(cache=ResponseCacheConfig())
 COALESCE = ModelConfig(coalesce=True)
@@ -46,86 +36,8 @@ BOTH = ModelConfig(cache=ResponseCacheConfig(), coalesce=True)
 SETTINGS = {"off": OFF, "off again": OFF, "cache": CACHE, "coalesce": COALESCE, "both": BOTH}
 
 
-class Instant:
-    """Answers at once: a tensor with itself, a prompt with tokens."""
-
-    def __init__(self, name: str, kind: ModelKind) -> None:
-        self.info = ModelInfo(name=ModelName(name), kind=kind, state=ModelState.READY)
-        self.called = 0
-
-    def load(self) -> Load:
-        return Load()
-
-    def metrics(self) -> Sequence[MetricFamily]:
-        return ()
-
-    def start(self, changed: Callable[[], None]) -> None:
-        return None
-
-    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
-        self.called += 1
-        for index in range(TOKENS - 1):
-            yield Chunk(" fish", (index,))
-            await asyncio.sleep(0)  # as tokens come: one a step
-        yield Chunk(" fish", (TOKENS,), (), FinishReason.LENGTH, Usage(8, TOKENS))
-
-    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred, None]:
-        self.called += 1
-        yield Inferred({"output": request.inputs["input"]})
-
-    async def close(self) -> None:
-        return None
-
-
-@asynccontextmanager
-async def served(cache: CacheConfig) -> AsyncGenerator[tuple[DataPlane, dict[str, Instant]], None]:
-    models = {f"{kind} {name}": Instant(f"{kind} {name}", kind) for kind in ModelKind for name in SETTINGS}
-    specs = [
-        ModelSpec(name=model.info.name, kind=model.info.kind, settings=SETTINGS[name.partition(" ")[2]])
-        for name, model in models.items()
-    ]
-    network = MemoryNetwork("coordinator")
-    coordinator = Coordinator(CoordinatorConfig(), Registry(specs), network, cache=cache)
-    listener = await network.listen("coordinator:9000", coordinator.server.accept)
-    coordinator.start()
-    config = WorkerConfig(host="worker", coordinators=("coordinator:9000",))
-    worker = Worker(config, {model.info.part: model for model in models.values()}, network.at("worker"))
-    await worker.start()
-    while not coordinator.plane.ready():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-    yield coordinator.plane, models
-    listener.close()
-    await worker.stop()
-    await coordinator.stop()
-
-
-async def ask(plane: DataPlane, model: Instant, number: int) -> None:
-    """One request; ``number`` tells it from others."""
-    name = RequestId(f"request-{number}")
-    if model.info.kind is ModelKind.TENSOR:
-        row = np.full(64, number, dtype=np.float32)
-        answer = await plane.infer(Infer(name, model.info.name, {"input": row}))
-        assert answer.outputs["output"][0] == np.float32(number)
-    else:
-        prompt = TextPrompt(f"How many fish are {number}? " * 10)
-        request = Generate(name, model.info.name, prompt, Sampling(max_tokens=TOKENS, temperature=0))
-        assert len([chunk async for chunk in plane.generate(request)]) > 0
-
-
-async def rate(plane: DataPlane, model: Instant, numbers: Iterator[int], count: int) -> float:
-    """Requests a second of CPU time."""
-
-    async def client() -> None:
-        for number in itertools.islice(numbers, count // CLIENTS):
-            await ask(plane, model, number)
-
-    began = time.process_time()
-    await asyncio.gather(*(client() for _ in range(CLIENTS)))
-    return count // CLIENTS * CLIENTS / (time.process_time() - began)
-
-
 async def compare(kind: ModelKind, cache: CacheConfig, rounds: int, count: int) -> None:
-    async with served(cache) as (plane, models):
+    async with served(SETTINGS, cache) as (plane, models):
         fresh = itertools.count()
         rates: dict[str, list[float]] = {name: [] for name in SETTINGS}
         for round_number in range(rounds + 1):

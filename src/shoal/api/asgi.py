@@ -37,6 +37,7 @@ LINGER = 5.0  # seconds to take and drop the rest of a body whose answer is alre
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
 _DIGITS = re.compile(rb"[0-9]{1,15}")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _PRIORITY = re.compile(rb"-?[0-9]{1,3}")
 _STREAM_HEADERS: list[Header] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -71,7 +72,8 @@ class Exchange:
         self._closed = False  # the answer is complete, or the client does not read it
         given = self._headers.get(b"x-request-id", b"")
         self.source = watch_source()  # before it is answered: how the answer came about
-        self.trace = self._headers.get(b"traceparent", b"").decode("latin-1")  # of the span this belongs to
+        trace = self._headers.get(b"traceparent", b"")
+        self.trace = trace.decode() if _TRACEPARENT.fullmatch(trace) else ""  # of the span this belongs to
         self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
     @property

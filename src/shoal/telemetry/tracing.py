@@ -24,6 +24,7 @@ __all__ = ["NOTHING", "Span", "SpanKind", "Value", "look_for_recorder", "record"
 Value = str | int | float | bool | Sequence[str]
 
 _HEADER = "traceparent"
+_NOT_SAMPLED = frozenset("02468aceACE")  # its last digit: the lowest of its flags says whether it is recorded
 _propagator = TraceContextTextMapPropagator()
 _tracer = trace.get_tracer("shoal")
 _recorded = False
@@ -99,7 +100,8 @@ def span(
     at: int | None = None,
 ) -> Span:
     """Begin a span. ``parent`` and ``links`` are traceparents; ``at`` is as in :meth:`Span.end`."""
-    if not _recorded:
+    # Whoever began a trace has decided whether it is recorded; of one that is not, only the first span costs anything.
+    if not _recorded or parent[-1:] in _NOT_SAMPLED:
         return Span(None, parent) if parent else NOTHING
     begun = _tracer.start_span(
         name,
@@ -109,7 +111,7 @@ def span(
         attributes=attributes,
         start_time=at,
     )
-    return Span(begun, _traceparent(begun))
+    return Span(begun if begun.is_recording() else None, _traceparent(begun))
 
 
 def record(
@@ -123,7 +125,7 @@ def record(
     attributes: Mapping[str, Value] | None = None,
 ) -> None:
     """A span that is over. The times are in seconds on the clock that says ``now``."""
-    if not parent or not _recorded:
+    if not parent or not _recorded or parent[-1] in _NOT_SAMPLED:
         return
     wall = time.time_ns()
     start, end = (wall - round((now - moment) * 1e9) for moment in (began, ended))

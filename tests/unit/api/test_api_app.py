@@ -124,6 +124,14 @@ async def test_what_the_headers_say_of_a_request_travels_with_it(client: AsgiCli
     assert (request.trace, request.priority) == (parent, -3)
 
 
+@pytest.mark.parametrize("parent", ["nonsense", "00-" + "g" * 32 + "-00f067aa0ba902b7-01", "00-0-0-01", ""])
+async def test_a_traceparent_that_is_none_is_ignored(client: AsgiClient, plane: FakePlane, parent: str) -> None:
+    body = {"model": "minilm", "input": "a herring"}
+    answer = await client.request("POST", "/v1/embeddings", json=body, headers={"traceparent": parent})
+    assert answer.status == 200
+    assert plane.inferred[0].trace == ""
+
+
 @pytest.mark.parametrize("priority", ["high", "", "101", "-101", "1e2", "+1", "1" * 100])
 async def test_a_priority_that_is_none_is_named(client: AsgiClient, plane: FakePlane, priority: str) -> None:
     body = {"model": "minilm", "input": "a herring"}

@@ -9,6 +9,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from shoal.errors import EngineFailed, InvalidRequest
 from shoal.telemetry import tracing
@@ -57,10 +58,22 @@ def test_a_span_is_a_child_of_its_parent_and_the_parent_of_what_it_causes(export
     assert made.attributes == {"shoal.model": "fish"}
 
 
-@pytest.mark.parametrize("parent", ["", "nonsense", "00-" + "0" * 32 + "-00f067aa0ba902b7-01"])
+@pytest.mark.parametrize("parent", ["", "00-" + "0" * 32 + "-00f067aa0ba902b7-01"])
 def test_without_a_valid_parent_a_trace_begins_here(exported: InMemorySpanExporter, parent: str) -> None:
     span("x", parent).end()
     assert only(exported).parent is None
+
+
+def test_of_a_trace_that_is_not_recorded_the_first_span_alone_costs_anything(
+    exported: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("shoal"))
+    with span("first") as first:
+        monkeypatch.setattr(tracing, "_tracer", None)  # nobody asks it again
+        with span("second", first.trace) as second:
+            record("third", second.trace, 1.0, 2.0, now=3.0)
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[02]", second.trace)
 
 
 def test_whoever_did_not_sample_a_trace_is_obeyed(exported: InMemorySpanExporter) -> None:
