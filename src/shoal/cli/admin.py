@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from shoal.client import DEFAULT_ADDRESS
+from shoal.cli.settings import address_option
 from shoal.errors import ErrorInfo, ProtocolError, WorkerLost, from_info
 
 TIMEOUT = 1000.0  # seconds: loading a model may fetch and convert its weights
@@ -23,14 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def admin_options(command: F) -> F:
     """What every command that shows or changes a running Shoal takes."""
     command = click.option("--json", "as_json", is_flag=True, help="For programs.")(command)
-    return click.option(
-        "--address",
-        default=DEFAULT_ADDRESS,
-        show_default=True,
-        envvar="SHOAL_ADDRESS",
-        metavar="HOST:PORT",
-        help="A coordinator.",
-    )(command)
+    return address_option(command)
 
 
 def ask(address: str, method: str, path: str, body: Any = None) -> Any:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import click
 
-from shoal.client import DEFAULT_ADDRESS, Client
+from shoal.cli.settings import address_option
+from shoal.client import Client
 
 
 @click.command()
-@click.option(
-    "--address",
-    default=DEFAULT_ADDRESS,
-    show_default=True,
-    envvar="SHOAL_ADDRESS",
-    metavar="HOST:PORT",
-    help="A coordinator.",
-)
+@address_option
 @click.option("--model", default="default", show_default=True)
 @click.option("--temperature", type=float, default=0.7, show_default=True)
 @click.option("--max-tokens", type=int, default=512, show_default=True)

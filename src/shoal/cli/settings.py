@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from shoal.client import DEFAULT_ADDRESS
 from shoal.config import (
     FILE_VARIABLE,
     Settings,
@@ -26,6 +27,18 @@ from shoal.config import (
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def address_option(command: F) -> F:
+    """Where a command finds the Shoal that it asks."""
+    return click.option(
+        "--address",
+        default=DEFAULT_ADDRESS,
+        show_default=True,
+        envvar="SHOAL_ADDRESS",
+        metavar="HOST:PORT",
+        help="A coordinator.",
+    )(command)
 
 
 def common_options(command: F) -> F:
