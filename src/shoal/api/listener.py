@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from shoal.api.http1 import Http
 from shoal.errors import ConfigError
 
 NATIVE = 0  # the first byte of the native preface
 FIRST_BYTE_TIMEOUT = 30.0  # seconds an accepted connection may stay silent
-HEADER_TIMEOUT = 30.0  # seconds
+KEEP_ALIVE = 75  # seconds: above the 60 that balancers hold idle connections, or they meet a closed one
 STALLED_READER_TIMEOUT = 60.0  # seconds that a client may leave what was written to it unread
 BACKLOG = 2048  # connections the kernel holds for us; the Linux default limit is 4096
 
@@ -53,28 +53,6 @@ class _FirstByte(asyncio.Protocol):
             self._silence.cancel()
 
 
-class _Http(HttpToolsProtocol):
-    """uvicorn's protocol, with a bound on the time that the headers of a request take."""
-
-    _headers: asyncio.TimerHandle | None = None
-
-    def on_message_begin(self) -> None:
-        self._headers = self.loop.call_later(HEADER_TIMEOUT, self.transport.close)
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._headers_ended()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._headers_ended()
-        super().connection_lost(exc)
-
-    def _headers_ended(self) -> None:
-        if self._headers is not None:
-            self._headers.cancel()
-
-
 class _Server(uvicorn.Server):
     """Signals are handled by the process, not by its HTTP part."""
 
@@ -88,7 +66,7 @@ class Listener:
 
     def __init__(self, app: Any, native: Callable[[], asyncio.Protocol], *, drain_timeout: float) -> None:
         def accept(**uvicorn_state: Any) -> asyncio.Protocol:
-            return _FirstByte(lambda: _Http(**uvicorn_state), native)
+            return _FirstByte(lambda: Http(**uvicorn_state), native)
 
         config = uvicorn.Config(
             app,
@@ -99,7 +77,7 @@ class Listener:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=75,  # above the 60 s that balancers hold idle connections, or they meet a closed one
+            timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=max(1, round(drain_timeout)),
         )
         self._server = _Server(config)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from shoal.api import http1
 from shoal.api import listener as module
 from shoal.api.listener import Listener
 from shoal.errors import ConfigError
@@ -71,14 +72,14 @@ async def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_headers_that_never_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HEADER_TIMEOUT", 0.1)
+    monkeypatch.setattr(http1, "HEADER_TIMEOUT", 0.1)
     async with listening() as port, connected(port) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nx-slow: ")
         assert await until_closed(reader) == b""
 
 
 async def test_a_request_after_a_pause_is_served_on_the_same_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HEADER_TIMEOUT", 0.05)
+    monkeypatch.setattr(http1, "HEADER_TIMEOUT", 0.05)
     async with listening() as port, connected(port) as (reader, writer):
         for _ in range(2):
             writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
