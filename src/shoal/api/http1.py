@@ -123,12 +123,18 @@ class Http(HttpToolsProtocol):
             self._deadline = None
 
     def _refuse(self, error: ShoalError) -> None:
-        """Answer with the error, unless another answer is on its way, and hang up."""
+        """Read nothing more; answer with the error where an answer is due."""
         self._refused = True
         self._headers_ended()
         if bool(self.cycle) and not self.cycle.response_complete:
-            self.transport.close()
-            return
+            if not self.cycle.more_body:
+                self.cycle.keep_alive = False  # nonsense behind a whole request, which gets its answer
+                return
+            if self.cycle.response_started or self.pipeline:
+                self.transport.close()
+                return
+            self.cycle.disconnected = True  # the application hears no more of this request, and sends nothing
+            self.cycle.message_event.set()
         self.transport.write(_refusal(error))
         if self.transport.can_write_eof():
             self.transport.write_eof()
