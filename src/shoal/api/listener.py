@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import uvicorn
 
 from shoal.api.http1 import Http
+from shoal.api.places import Places
 from shoal.errors import ConfigError
 
 NATIVE = 0  # the first byte of the native preface
@@ -27,7 +28,10 @@ BACKLOG = 2048  # connections the kernel holds for us; the Linux default limit i
 class _FirstByte(asyncio.Protocol):
     """Waits for the first bytes of a connection and hands it to the protocol they belong to."""
 
-    def __init__(self, http: Callable[[], asyncio.Protocol], native: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self, places: Places, http: Callable[[], asyncio.Protocol], native: Callable[[], asyncio.Protocol]
+    ) -> None:
+        self._places = places
         self._http = http
         self._native = native
         self._transport: asyncio.Transport | None = None
@@ -35,6 +39,9 @@ class _FirstByte(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if not self._places.admit(transport):
+            self._transport.abort()
+            return
         self._silence = asyncio.get_running_loop().call_later(FIRST_BYTE_TIMEOUT, transport.close)
 
     def data_received(self, data: bytes) -> None:
@@ -66,7 +73,7 @@ class Listener:
 
     def __init__(self, app: Any, native: Callable[[], asyncio.Protocol], *, drain_timeout: float) -> None:
         def accept(**uvicorn_state: Any) -> asyncio.Protocol:
-            return _FirstByte(lambda: Http(**uvicorn_state), native)
+            return _FirstByte(self._places, lambda: Http(**uvicorn_state), native)
 
         config = uvicorn.Config(
             app,
@@ -81,6 +88,7 @@ class Listener:
             timeout_graceful_shutdown=max(1, round(drain_timeout)),
         )
         self._server = _Server(config)
+        self._places = Places(self._close_an_idle_one)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> str:
@@ -100,6 +108,14 @@ class Listener:
         self._server.should_exit = True
         if self._task is not None:
             await self._task
+
+    def _close_an_idle_one(self) -> bool:
+        """A client may find a kept connection closed at any time, and asks on a new one then."""
+        kept = cast(Iterable[Http], self._server.server_state.connections)
+        idle = next((connection for connection in kept if connection.is_idle), None)
+        if idle is not None:
+            idle.transport.close()
+        return idle is not None
 
 
 def bind(host: str, port: int) -> socket.socket:
