@@ -24,13 +24,19 @@ class Places:
 
     def __init__(self, give_way: Callable[[], bool], *, limit: int | None = None) -> None:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if limit is None else limit
-        self._full = None if soft == resource.RLIM_INFINITY else max(soft - RESERVE, soft // 2)
+        self._bounded = soft != resource.RLIM_INFINITY
+        self._full = max(soft - RESERVE, soft // 2)
+        # One that gives way frees its place a turn later. Without an end to this a crowd would take the reserve too.
+        self._end = (soft + self._full) // 2
         self._give_way = give_way
         self._complained = -COMPLAINT_INTERVAL
 
     def admit(self, transport: asyncio.BaseTransport) -> bool:
         """Is there a place for a connection that was just accepted?"""
-        if self._full is None or transport.get_extra_info("socket").fileno() < self._full or self._give_way():
+        number = transport.get_extra_info("socket").fileno()
+        if not self._bounded or number < self._full:
+            return True
+        if self._give_way() and number < self._end:
             return True
         if now() - self._complained >= COMPLAINT_INTERVAL:
             self._complained = now()

@@ -103,7 +103,7 @@ async def test_where_descriptors_are_short_kept_connections_give_way_and_busy_on
             await kept.readuntil(b"ok")
             native.write(b"\x00shoal")
             await busy.read(100)
-            listener._places._full = 0
+            listener._places._full, listener._places._bounded = 0, True
             async with connected(port) as (reader, writer):
                 assert await until_closed(kept) == b""
                 writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n")

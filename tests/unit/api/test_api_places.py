@@ -41,9 +41,10 @@ async def test_connections_are_admitted_up_to_a_reserve(limit: int, full: int) -
 
 
 async def test_an_idle_connection_gives_way_to_a_new_one() -> None:
-    idle = [True, True]
+    idle = [True, True, True]
     places = Places(lambda: bool(idle) and idle.pop(), limit=1024)
-    assert [places.admit(Accepted(1000)) for _ in range(4)] == [True, True, False, False]
+    assert not places.admit(Accepted(1000)), "half of the reserve stays, whoever could give way"
+    assert [places.admit(Accepted(970)) for _ in range(4)] == [True, True, False, False]
 
 
 async def test_refusals_are_told_of_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
