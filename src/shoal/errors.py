@@ -116,6 +116,13 @@ class RequestTimeout(InvalidRequest):
     status = 408
 
 
+class HeadersTooLarge(InvalidRequest):
+    """The headers are more than this server reads."""
+
+    code = "request_headers_too_large"
+    status = 431
+
+
 class Overloaded(ShoalError):
     """The server is at its limit; try again later."""
 

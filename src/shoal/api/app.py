@@ -14,6 +14,7 @@ from shoal.api import open_inference, openai, operations
 from shoal.api.asgi import Exchange, Receive, Scope, Send
 from shoal.api.errors import answer_error
 from shoal.api.limits import ApiLimits
+from shoal.api.local import check_page
 from shoal.api.memory import BodyMemory
 from shoal.api.openapi.document import route_to_document
 from shoal.api.plane import Plane
@@ -25,6 +26,7 @@ from shoal.telemetry.tracing import Span, SpanKind, span
 logger = logging.getLogger(__name__)
 
 DEFAULT_LIMITS = ApiLimits()
+SAFE_METHODS = ("GET", "HEAD")  # they make nobody work
 
 
 def build_app(
@@ -80,6 +82,8 @@ class App:
 
     async def _handle(self, exchange: Exchange, made: Span) -> None:
         try:
+            if exchange.method not in SAFE_METHODS:
+                check_page(exchange)
             route = self._routes.find(exchange.method, exchange.path)
             made.rename(f"{exchange.method} {route.path}")
             made.set("shoal.request_id", exchange.request_id)

@@ -59,6 +59,7 @@ class Exchange:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.client: str = (scope.get("client") or ("", 0))[0]  # its address; empty where the server cannot say
+        self.server: str = (scope.get("server") or ("", 0))[0]  # this side's address
         self.parameters: Mapping[str, str] = {}  # of the path
         self.limits = limits
         self.keeps_whole: bool = WHOLE in scope.get("extensions", ())

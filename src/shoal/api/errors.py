@@ -23,7 +23,7 @@ async def answer_error(exchange: Exchange, error: ShoalError, *, headers: Sequen
                 await exchange.keep_whole(error.status, body)
             await exchange.end_events(b"data: " + body + b"\n\n")
         else:
-            await exchange.answer(error.status, body, headers=[*_retry_headers(error), *headers])
+            await exchange.answer(error.status, body, headers=[*retry_headers(error), *headers])
 
 
 def error_body(path: str, error: ShoalError, request_id: str) -> bytes:
@@ -41,7 +41,7 @@ def is_open_inference(path: str) -> bool:
     return path == "/v2" or path.startswith("/v2/")
 
 
-def _retry_headers(error: ShoalError) -> list[Header]:
+def retry_headers(error: ShoalError) -> list[Header]:
     # OpenAI's clients obey x-should-retry before they look at the status.
     headers = [(b"x-should-retry", b"true" if error.retryable else b"false")]
     if error.retry_after is not None:

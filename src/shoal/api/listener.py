@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from shoal.api.http1 import Http
+from shoal.api.places import Places
 from shoal.errors import ConfigError
 
 NATIVE = 0  # the first byte of the native preface
 FIRST_BYTE_TIMEOUT = 30.0  # seconds an accepted connection may stay silent
-HEADER_TIMEOUT = 30.0  # seconds
+KEEP_ALIVE = 75  # seconds: above the 60 that balancers hold idle connections, or they meet a closed one
 STALLED_READER_TIMEOUT = 60.0  # seconds that a client may leave what was written to it unread
 BACKLOG = 2048  # connections the kernel holds for us; the Linux default limit is 4096
 
@@ -27,7 +28,10 @@ BACKLOG = 2048  # connections the kernel holds for us; the Linux default limit i
 class _FirstByte(asyncio.Protocol):
     """Waits for the first bytes of a connection and hands it to the protocol they belong to."""
 
-    def __init__(self, http: Callable[[], asyncio.Protocol], native: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self, places: Places, http: Callable[[], asyncio.Protocol], native: Callable[[], asyncio.Protocol]
+    ) -> None:
+        self._places = places
         self._http = http
         self._native = native
         self._transport: asyncio.Transport | None = None
@@ -35,6 +39,9 @@ class _FirstByte(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if not self._places.admit(transport):
+            self._transport.abort()
+            return
         self._silence = asyncio.get_running_loop().call_later(FIRST_BYTE_TIMEOUT, transport.close)
 
     def data_received(self, data: bytes) -> None:
@@ -53,28 +60,6 @@ class _FirstByte(asyncio.Protocol):
             self._silence.cancel()
 
 
-class _Http(HttpToolsProtocol):
-    """uvicorn's protocol, with a bound on the time that the headers of a request take."""
-
-    _headers: asyncio.TimerHandle | None = None
-
-    def on_message_begin(self) -> None:
-        self._headers = self.loop.call_later(HEADER_TIMEOUT, self.transport.close)
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._headers_ended()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._headers_ended()
-        super().connection_lost(exc)
-
-    def _headers_ended(self) -> None:
-        if self._headers is not None:
-            self._headers.cancel()
-
-
 class _Server(uvicorn.Server):
     """Signals are handled by the process, not by its HTTP part."""
 
@@ -88,7 +73,7 @@ class Listener:
 
     def __init__(self, app: Any, native: Callable[[], asyncio.Protocol], *, drain_timeout: float) -> None:
         def accept(**uvicorn_state: Any) -> asyncio.Protocol:
-            return _FirstByte(lambda: _Http(**uvicorn_state), native)
+            return _FirstByte(self._places, lambda: Http(**uvicorn_state), native)
 
         config = uvicorn.Config(
             app,
@@ -99,10 +84,11 @@ class Listener:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=75,  # above the 60 s that balancers hold idle connections, or they meet a closed one
+            timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=max(1, round(drain_timeout)),
         )
         self._server = _Server(config)
+        self._places = Places(self._close_an_idle_one)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> str:
@@ -122,6 +108,14 @@ class Listener:
         self._server.should_exit = True
         if self._task is not None:
             await self._task
+
+    def _close_an_idle_one(self) -> bool:
+        """A client may find a kept connection closed at any time, and asks on a new one then."""
+        kept = cast(Iterable[Http], self._server.server_state.connections)
+        idle = next((connection for connection in kept if connection.is_idle), None)
+        if idle is not None:
+            idle.transport.close()
+        return idle is not None
 
 
 def bind(host: str, port: int) -> socket.socket:

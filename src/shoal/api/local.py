@@ -1,4 +1,4 @@
-"""Who may change things: clients on this machine that are no web page.
+"""Who may change things: clients on this machine that are no web page. And which web pages may ask for work.
 
 Browsers reach loopback too. A page of some other site can send requests there, and with a name that its owner has
 pointed at 127.0.0.1 it can read the answers as well. What it cannot do is to leave out the Host and Origin that tell.
@@ -19,7 +19,7 @@ def check_client(exchange: Exchange, *, anybody: bool) -> None:
 
     ``anybody``: clients of other machines too; web pages of other sites are refused all the same.
     """
-    _check_page(exchange)
+    _check_site(exchange)
     if not anybody:
         if not _is_loopback(exchange.client):
             raise Forbidden(f"/admin answers to clients on its own machine alone, not to {exchange.client}{HINT}")
@@ -34,11 +34,26 @@ def check_client(exchange: Exchange, *, anybody: bool) -> None:
         raise InvalidRequest("content-type must be application/json", param="content-type")
 
 
-def _check_page(exchange: Exchange) -> None:
+def check_page(exchange: Exchange) -> None:
+    """Raises :class:`Forbidden` for what a page of another site sends; who is no web page is not asked for more.
+
+    Such a page reads no answer, but it could have the models work for it. Browsers send Origin with every POST and
+    DELETE, so that other clients, which send none, may say what they like in Host and content-type.
+    """
+    if exchange.header(b"origin") is None and exchange.header(b"sec-fetch-site") is None:
+        return
+    _check_site(exchange)
+    host = _host(_header(exchange, "host"))
+    if _is_loopback(exchange.server) and host != "localhost" and not _is_loopback(host):
+        # Its own name, pointed at this machine, makes a page of another site look like one of this.
+        raise Forbidden(f"web pages are answered at 127.0.0.1, [::1] and localhost, not at '{host[:64]}'")
+
+
+def _check_site(exchange: Exchange) -> None:
     origin, host = _header(exchange, "origin"), _header(exchange, "host")
     own = (f"http://{host}", f"https://{host}")
     if (origin and origin not in own) or _header(exchange, "sec-fetch-site") in ("cross-site", "same-site"):
-        raise Forbidden("/admin does not answer to pages of other sites")
+        raise Forbidden("this server does not answer to pages of other sites")
 
 
 def _header(exchange: Exchange, name: str) -> str:

@@ -273,7 +273,9 @@ class Registry:
         return self._aliases.get(ModelName(alias)) == {spec.name: 1}
 
     def _find(self, name: str) -> ModelSpec | None:
-        bare, _, version = name.partition("@")
+        bare, at, version = name.partition("@")
+        if at and not version:
+            return None
         found = ModelName(bare)
         return self._specs.get(ModelId(found, Version(version) if version else self._live.get(found, Version(""))))
 

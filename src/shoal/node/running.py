@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 from collections.abc import Callable
 from typing import Protocol
@@ -26,7 +28,16 @@ class Node(Protocol):
 
 def run(build: Callable[[], Node]) -> None:
     """Build a node in an event loop and run it. SIGINT and SIGTERM stop it in order, a second one at once."""
+    _allow_descriptors()
     uvloop.run(_run(build))
+
+
+def _allow_descriptors() -> None:
+    """As many as this process may have: the soft limit of 1,024 is for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # where there is no hard limit the system has one of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(build: Callable[[], Node]) -> None:

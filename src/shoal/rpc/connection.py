@@ -27,7 +27,7 @@ from shoal.rpc.events import (
 )
 from shoal.rpc.inbound import Handler, Inbound
 from shoal.rpc.keepalive import Keepalive, Pulse, Verdict
-from shoal.rpc.limits import Budget
+from shoal.rpc.limits import FRAME_TIMEOUT, Budget, Unfinished
 from shoal.rpc.network import join_address
 from shoal.rpc.outbound import Answers, Outbound
 from shoal.rpc.protocol import PING_SIZE, WireProtocol
@@ -57,17 +57,20 @@ class Connection(asyncio.Protocol):
         keepalive: Keepalive | None = Keepalive(),  # noqa: B008  (it is frozen)
         handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
         budget: Budget | None = None,
+        unfinished: Unfinished | None = None,
         on_closed: Callable[[Connection], None] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._protocol = WireProtocol(hello, dials=dials)
+        self._protocol = WireProtocol(hello, dials=dials, unfinished=unfinished)
         self._writer = Writer(take_held=self._protocol.take_held, overrun=self._overrun)
         self._inbound = Inbound(self, self._protocol, self._writer, handler, budget or Budget())
         self._outbound = Outbound(self._protocol, self._writer, self._loss)
         self._keepalive = keepalive
         self._pulse: Pulse | None = None
         self.heard = self._loop.time()  # when anything last came, on the loop's clock
+        self._beginning = 0  # ordinal of the frame that was not whole at the last read; 0: none
+        self._begun = 0.0  # when that frame began, on the loop's clock
         self._unsent = 0  # bytes the transport held when the pulse was last felt
         self._place = ""  # " at HOST:PORT", once it is known
         self._handshake_timeout = handshake_timeout
@@ -188,6 +191,8 @@ class Connection(asyncio.Protocol):
             if self.is_closed:
                 return
             self._dispatch(event)
+        if (beginning := self._protocol.beginning) != self._beginning:
+            self._beginning, self._begun = beginning, self.heard
 
     def pause_writing(self) -> None:
         self._writer.pause()
@@ -198,6 +203,10 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lose(f"the connection broke: {exc}" if exc else "the other side closed the connection")
         self._stop_timer()
+        # Half a frame may be large, and who still holds this connection is not always gone soon.
+        self._protocol.drop()
+        self._writer.detach()
+        self._transport = None
         self._gone.set()
         if self._on_closed is not None:
             self._on_closed(self)
@@ -249,6 +258,9 @@ class Connection(asyncio.Protocol):
         verdict, again = self._pulse.check(self._loop.time())
         if verdict is Verdict.LOST:
             self._abort("it was silent for too long")
+            return
+        if self._beginning and self._loop.time() - self._begun > FRAME_TIMEOUT:
+            self._abort(f"a frame that it began did not come whole within {FRAME_TIMEOUT:g} s")
             return
         if verdict is Verdict.PING:
             self.ping()

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from shoal.errors import ProtocolError
 from shoal.rpc.codec import Buffer
-from shoal.rpc.limits import KIB
+from shoal.rpc.limits import KIB, MAX_EARLY_FRAME, Unfinished
 
 #: The first byte is 0: no HTTP request begins so, and one port can serve both.
 MAGIC: Final = b"\x00SHOAL"
@@ -43,6 +43,7 @@ _LIMITS: Final = {
     FrameType.PONG: 8,
     FrameType.GOODBYE: 4 * KIB,
 }
+_SIZED: Final = (FrameType.OPEN, FrameType.DATA)
 _CONNECTION_WIDE: Final = frozenset({FrameType.HELLO, FrameType.PING, FrameType.PONG, FrameType.GOODBYE})
 
 
@@ -79,20 +80,38 @@ class FrameReader:
 
     A length is believed only as far as its bytes have come, so announcing a large frame costs the reader nothing.
     Every payload has memory of its own: it is aligned, and a small one does not keep a large read alive.
+    What has come of a frame that is not whole is held of ``unfinished``, which connections may share.
     """
 
-    def __init__(self, max_payload: int) -> None:
-        self._limits = {FrameType.OPEN: max_payload, FrameType.DATA: max_payload, **_LIMITS}
+    def __init__(self, max_payload: int, unfinished: Unfinished | None = None) -> None:
+        self._max_payload = max_payload
+        self._limits = {**_LIMITS, **dict.fromkeys(_SIZED, min(max_payload, MAX_EARLY_FRAME))}
+        self._unfinished = unfinished or Unfinished()
         self._types = {int(kind): kind for kind in FrameType}
         self._rest = b""  # a header that has not come whole
         self._head: tuple[int, FrameType, bool, int] | None = None  # of the frame whose payload is coming
         self._payload = bytearray()
+        self._count = 0  # frames that have come whole
+
+    @property
+    def beginning(self) -> int:
+        """The ordinal of the frame that has begun to come and is not whole; 0: there is none."""
+        return self._count + 1 if self._rest or self._head is not None else 0
+
+    def trust(self) -> None:
+        """The peer is known: its frames may be as large as they get."""
+        self._limits.update(dict.fromkeys(_SIZED, self._max_payload))
+
+    def drop(self) -> None:
+        """Nothing more will come: forget what has come of a frame."""
+        self._unfinished.give_back(len(self._payload))
+        self._payload, self._rest, self._head = bytearray(), b"", None
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Yield the frames that ``data`` completes.
 
-        Raises :class:`ProtocolError` at a header that is wrong or announces too much; the reader is then of no
-        further use.
+        Raises :class:`ProtocolError` at a header that is wrong or announces too much, and when too much is held
+        for unfinished frames; the reader is then of no further use.
         """
         if self._head is None and self._rest:
             data, self._rest = self._rest + data, b""
@@ -106,15 +125,28 @@ class FrameReader:
                 at += HEADER.size
             length, kind, end, stream_id = self._head
             missing = length - len(self._payload)
-            payload: bytes | bytearray = data[at : at + missing]
-            at += len(payload)
-            if len(payload) < length:  # not all of it was in this read
-                self._payload += payload
-                if len(self._payload) < length:
+            part = data[at : at + missing]
+            at += len(part)
+            payload: bytes | bytearray = part
+            if len(part) < length:  # not all of it was in this read
+                if len(part) < missing:
+                    self._keep(part)
                     return
-                payload, self._payload = self._payload, bytearray()
+                payload = self._take_kept(part)
             self._head = None
+            self._count += 1
             yield Frame(kind, stream_id, payload, end)
+
+    def _keep(self, payload: bytes) -> None:
+        if not self._unfinished.take(len(payload)):
+            raise ProtocolError(f"frames that are not whole may hold {self._unfinished.size} bytes together")
+        self._payload += payload
+
+    def _take_kept(self, rest: bytes) -> bytearray:
+        payload, self._payload = self._payload, bytearray()
+        self._unfinished.give_back(len(payload))
+        payload += rest
+        return payload
 
     def _read_header(self, data: bytes, at: int) -> tuple[int, FrameType, bool, int]:
         length, number, flags, stream_id = HEADER.unpack_from(data, at)

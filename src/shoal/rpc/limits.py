@@ -11,6 +11,17 @@ MIB: Final = 1024 * KIB
 #: worker's memory. 64 MiB holds 32 images of 3 x 384 x 384 floats.
 MAX_FRAME: Final = 64 * MIB
 
+#: Payload of a frame before the peer has introduced itself: a stranger costs no more.
+MAX_EARLY_FRAME: Final = 64 * KIB
+
+#: Bytes of frames that have begun to come and are not whole, over all connections of a server. Who sends half frames
+#: has asked nothing yet and is counted nowhere else. Eight of the largest frames at a time; an honest one is in the
+#: making for a fraction of a second.
+MAX_UNFINISHED_BYTES: Final = 512 * MIB
+
+#: Seconds for a frame to come whole, from its first byte: the largest one at 18 Mbit/s.
+FRAME_TIMEOUT: Final = 30.0
+
 #: Answers that may be on their way before the reader has taken any. Deep enough that a stream of tokens never
 #: waits for a round trip, shallow enough that a reader that stopped costs 64 small messages.
 CREDIT: Final = 64
@@ -24,6 +35,24 @@ MAX_INBOUND_BYTES: Final = 512 * MIB
 #: Frames that do not wait for the transport (notices, cancels, credit, pongs, errors), in bytes, while the peer
 #: reads nothing. A peer that makes us owe more than this is stuck or hostile.
 MAX_UNPACED_BYTES: Final = 4 * MIB
+
+
+class Unfinished:
+    """What frames in the making hold, in bytes, for all connections that share this."""
+
+    def __init__(self, size: int = MAX_UNFINISHED_BYTES) -> None:
+        self.size = size
+        self.held = 0
+
+    def take(self, size: int) -> bool:
+        """Hold so much more, or say no and change nothing."""
+        if self.held + size > self.size:
+            return False
+        self.held += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self.held -= size
 
 
 class Budget:

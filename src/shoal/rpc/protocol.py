@@ -38,6 +38,7 @@ from shoal.rpc.frames import (
     encode_frame,
     preface,
 )
+from shoal.rpc.limits import Unfinished
 from shoal.rpc.states import CONNECTION, STREAM, ConnectionState, Move, Side, StreamState
 
 NOTICE: Final = 0  # the stream of messages that want no answer
@@ -66,7 +67,7 @@ class _Stream:
 class WireProtocol:
     """The state of one connection and its streams."""
 
-    def __init__(self, hello: Hello, *, dials: bool) -> None:
+    def __init__(self, hello: Hello, *, dials: bool, unfinished: Unfinished | None = None) -> None:
         self.hello = hello
         self.peer: Hello | None = None
         self.state = ConnectionState.PREFACE
@@ -74,11 +75,20 @@ class WireProtocol:
         self._streams: dict[int, _Stream] = {}
         self._holding: list[tuple[int, _Stream]] = []
         self._preface = b""
-        self._reader = FrameReader(hello.max_frame)
+        self._reader = FrameReader(hello.max_frame, unfinished)
         self._parity = 1 if dials else 0
         self._next = {Side.OURS: 2 - self._parity, Side.THEIRS: 1 + self._parity}
 
     # -- coming in
+
+    @property
+    def beginning(self) -> int:
+        """The ordinal of the frame that has begun to come and is not whole; 0: there is none."""
+        return self._reader.beginning
+
+    def drop(self) -> None:
+        """No more data will come: forget the half of a frame."""
+        self._reader.drop()
 
     def receive_data(self, data: bytes) -> list[Event]:
         """The events that ``data`` completes. After :class:`Parted` or :class:`Broken` there are no more."""
@@ -119,6 +129,7 @@ class WireProtocol:
 
     def _on_hello(self, frame: Frame) -> Event:
         self.peer = _decode(frame, Hello)
+        self._reader.trust()
         return Ready(self.peer)
 
     def _on_open(self, frame: Frame) -> Event:

@@ -8,6 +8,7 @@ from shoal.rpc.connection import Connection
 from shoal.rpc.events import Hello
 from shoal.rpc.inbound import Handler
 from shoal.rpc.keepalive import Keepalive
+from shoal.rpc.limits import Unfinished
 from shoal.rpc.network import Listener, Network
 
 
@@ -32,6 +33,7 @@ class Server:
         self._hello = hello
         self._handler = handler
         self._keepalive = keepalive
+        self._unfinished = Unfinished()  # of all connections together
         self._listeners: list[Listener] = []
         self._closed = False
 
@@ -49,6 +51,7 @@ class Server:
             hello=self._hello,
             handler=self._handler,
             keepalive=self._keepalive,
+            unfinished=self._unfinished,
             on_closed=self.connections.discard,
         )
         self.connections.add(connection)

@@ -107,6 +107,10 @@ class Writer:
         self._buffers = []
         self._wake()
 
+    def detach(self) -> None:
+        """The transport is no more."""
+        self._transport = None
+
     def _turn_ends(self) -> None:
         self._scheduled = False
         self.flush()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from shoal.api import http1
 from shoal.api import listener as module
 from shoal.api.listener import Listener
 from shoal.errors import ConfigError
@@ -71,14 +73,14 @@ async def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_headers_that_never_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HEADER_TIMEOUT", 0.1)
+    monkeypatch.setattr(http1, "HEADER_TIMEOUT", 0.1)
     async with listening() as port, connected(port) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nx-slow: ")
         assert await until_closed(reader) == b""
 
 
 async def test_a_request_after_a_pause_is_served_on_the_same_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HEADER_TIMEOUT", 0.05)
+    monkeypatch.setattr(http1, "HEADER_TIMEOUT", 0.05)
     async with listening() as port, connected(port) as (reader, writer):
         for _ in range(2):
             writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -90,3 +92,27 @@ async def test_a_taken_port_is_an_error_that_names_it() -> None:
     async with listening() as port:
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
             await Listener(app, Native, drain_timeout=1).start("127.0.0.1", port)
+
+
+async def test_where_descriptors_are_short_kept_connections_give_way_and_busy_ones_stay() -> None:
+    listener = Listener(app, Native, drain_timeout=1)
+    port = int((await listener.start("127.0.0.1", 0)).rpartition(":")[2])
+    try:
+        async with connected(port) as (kept, ask), connected(port) as (busy, native):
+            ask.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            await kept.readuntil(b"ok")
+            native.write(b"\x00shoal")
+            await busy.read(100)
+            listener._places._full, listener._places._bounded = 0, True
+            async with connected(port) as (reader, writer):
+                assert await until_closed(kept) == b""
+                writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n")
+                async with connected(port) as (refused, _):
+                    with contextlib.suppress(ConnectionError):
+                        assert await until_closed(refused) == b""
+                writer.write(b"\r\n")
+                await reader.readuntil(b"ok")
+            native.write(b"\x00still")
+            assert await busy.read(100) == b"\x00STILL"
+    finally:
+        await listener.stop()

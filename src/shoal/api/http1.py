@@ -1,0 +1,162 @@
+"""HTTP/1.1 as uvicorn speaks it, with bounds on what comes before and around a body, and no upgrades."""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import secrets
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from shoal.api.asgi import JSON, LINGER
+from shoal.api.errors import error_body, retry_headers
+from shoal.errors import HeadersTooLarge, InvalidRequest, MethodNotAllowed, ShoalError
+
+HEADER_TIMEOUT = 30.0  # seconds
+MAX_HEADERS = 100  # Apache's number; browsers send about 20
+MAX_HEADER_BYTES = 64 * 1024  # Node has 16 KiB, nginx 32: cookies and tokens of single sign-on fit
+
+
+class Http(HttpToolsProtocol):
+    """What is refused here never reaches the application: it is no request yet."""
+
+    _deadline: asyncio.TimerHandle | None = None  # for the headers; once refused, for the client's goodbye
+    _read = 0  # bytes that came last
+    _framing = 0  # bytes that came and were neither a whole head nor any of a body
+    _refused = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Was everything answered that was asked, and is nothing being asked?"""
+        answered = bool(self.cycle) and self.cycle.response_complete
+        return answered and self._deadline is None and not self.transport.is_closing()
+
+    # -- from the transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_headers()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._read = len(data)
+        self._framing += self._read
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            reason = error.__context__  # what a callback raised
+            invalid = InvalidRequest("this is not a valid HTTP/1.1 request")
+            self._refuse(reason if isinstance(reason, ShoalError) else invalid)
+        else:
+            if self._framing > MAX_HEADER_BYTES or (self.headers and len(self.headers) > MAX_HEADERS):
+                self._refuse(_too_large())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._headers_ended()
+        super().connection_lost(exc)
+
+    # -- from the parser
+
+    def on_message_begin(self) -> None:
+        self._framing = 0
+        # Not at any byte that comes, as uvicorn does: blank lines between requests would keep a connection for ever.
+        self._unset_keepalive_if_required()
+        if self._deadline is None:
+            self._await_headers()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if self._read + self._framing > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADERS:
+            self._check_size()
+        self._framing = 0
+        if self.parser.should_upgrade():
+            return  # the same headers come again
+        self._check_host()
+        self._headers_ended()
+        self._unset_keepalive_if_required()  # an answer to the request before may have ended meanwhile
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._framing = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    # -- rules
+
+    def _check_size(self) -> None:
+        size = len(self.url) + sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers)
+        if size > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADERS:
+            raise _too_large()
+
+    def _check_host(self) -> None:
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            raise InvalidRequest("an HTTP/1.1 request has one Host header", param="host")
+
+    def _go_on_without_upgrade(self, rest: bytes) -> None:
+        """Read the request once more without its wish, which a server may ignore (RFC 9110, section 7.8).
+
+        The parser leaves a message that asks for another protocol at the end of its headers, body or not.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(MethodNotAllowed("this server is no proxy: it does not answer to CONNECT"))
+            return
+        lines = [b"%s %s HTTP/%s\r\n" % (method, self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join([*lines, b"\r\n", rest]))
+
+    def _await_headers(self) -> None:
+        self._deadline = self.loop.call_later(HEADER_TIMEOUT, self.transport.close)
+
+    def _headers_ended(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self, error: ShoalError) -> None:
+        """Read nothing more; answer with the error where an answer is due."""
+        self._refused = True
+        self._headers_ended()
+        if bool(self.cycle) and not self.cycle.response_complete:
+            if not self.cycle.more_body:
+                self.cycle.keep_alive = False  # nonsense behind a whole request, which gets its answer
+                return
+            if self.cycle.response_started or self.pipeline:
+                self.transport.close()
+                return
+            self.cycle.disconnected = True  # the application hears no more of this request, and sends nothing
+            self.cycle.message_event.set()
+        self.transport.write(_refusal(error))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        # What still comes is dropped: closing at once would reset the connection before the answer is read.
+        self._deadline = self.loop.call_later(LINGER, self.transport.close)
+
+
+def _too_large() -> HeadersTooLarge:
+    return HeadersTooLarge(f"a request may have {MAX_HEADERS} headers and {MAX_HEADER_BYTES} bytes before its body")
+
+
+def _refusal(error: ShoalError) -> bytes:
+    """A whole answer in OpenAI's shape: where its headers are in doubt a request has no surface."""
+    request_id = secrets.token_hex(16)
+    body = error_body("/", error, request_id)
+    headers = [
+        (b"content-type", JSON),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+        (b"x-request-id", request_id.encode()),
+        *retry_headers(error),
+    ]
+    status = http.HTTPStatus(error.status)
+    head = b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode())
+    return head + b"".join(b"%s: %s\r\n" % header for header in headers) + b"\r\n" + body
