@@ -17,10 +17,11 @@ from functools import partial
 from shoal.aio import Tasks
 from shoal.clock import now
 from shoal.engines.base import LanguageEngine
-from shoal.errors import EngineFailed, ModelUnavailable, ShoalError
+from shoal.errors import EngineFailed, ModelUnavailable, Overloaded, ShoalError
 from shoal.messages import Chunk, Generate, Load
-from shoal.types import FinishReason
+from shoal.types import FinishReason, Grammar
 from shoal.worker.generation.answer import Answer
+from shoal.worker.generation.constraint import Constraint
 from shoal.worker.generation.offload import Offload
 from shoal.worker.generation.prepare import EncodePrompt, Preparer
 from shoal.worker.generation.progress import NO_OBSERVER, Progress, StepObserver
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_LIMITS = Limits()
 MAX_FAILED_STEPS = 3  # in a row, until the engine counts as broken
+MAX_COMPILING = 16  # grammars, those that wait for a thread with them
+RETRY_AFTER = 2.0  # seconds, in which some of them are done
 CLOSE_TIMEOUT = 10.0  # seconds for the last step to end
 
 
@@ -76,11 +79,13 @@ class GenerationLoop:
         self._on_unhealthy = on_unhealthy
         self._answers: dict[TokenSequence, Answer] = {}  # that somebody still waits for
         self._preparing = 0
+        self._compiling = 0
         self._step: Step | None = None  # that runs now
         self._failed_steps = 0
         self._arrival = asyncio.Event()
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._prepare_threads = Offload(2, "prepare")
+        self._grammar_threads = Offload(2, "grammar")  # of their own: nobody without a grammar waits for one
         self._tasks = Tasks()
         self._closed = False
         self.healthy = True
@@ -125,9 +130,23 @@ class GenerationLoop:
         self._preparer.check(request)
         self._preparing += 1
         try:
-            return await self._prepare_threads.run(partial(self._preparer.prepare, request))
+            constraint = None if request.grammar is None else await self._compile(request.grammar)
+            return await self._prepare_threads.run(partial(self._preparer.prepare, request, constraint))
         finally:
             self._preparing -= 1
+
+    async def _compile(self, grammar: Grammar) -> Constraint:
+        known = self._preparer.known(grammar)
+        if known is not None:
+            return known
+        if self._compiling >= MAX_COMPILING:
+            message = f"{MAX_COMPILING} grammars are being compiled for this model; no more may be at a time"
+            raise Overloaded(message, retry_after=RETRY_AFTER)
+        self._compiling += 1
+        try:
+            return await self._grammar_threads.run(partial(self._preparer.compile, grammar))
+        finally:
+            self._compiling -= 1
 
     def _submit(self, answer: Answer) -> None:
         self._check_open()
@@ -262,6 +281,7 @@ class GenerationLoop:
         if self._step is not None:
             self._stepper.interrupt(self._step)
         self._prepare_threads.close()
+        self._grammar_threads.close()
         closing = asyncio.get_running_loop().run_in_executor(self._engine_thread, self._engine.close)
         self._engine_thread.shutdown(wait=False)
         try:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from shoal.engines.base import LanguageEngine
 from shoal.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
 from shoal.messages import Generate
-from shoal.types import ChatPrompt, Prompt, Sampling, TextPrompt, TokenId, TokenPrompt
+from shoal.types import ChatPrompt, Grammar, Prompt, Sampling, TextPrompt, TokenId, TokenPrompt
 from shoal.worker.generation.answer import Answer
 from shoal.worker.generation.blocks import BlockKey, block_keys
-from shoal.worker.generation.constraint import GrammarCompiler
+from shoal.worker.generation.constraint import Constraint, GrammarCompiler
 from shoal.worker.generation.sequence import TokenSequence
 
 EncodePrompt = Callable[[Prompt], Sequence[TokenId]]
@@ -47,7 +47,18 @@ class Preparer:
         self._check_tokens(request.output, "output")
         self._check_sampling(request.sampling)
 
-    def prepare(self, request: Generate, unwanted: threading.Event) -> Answer:
+    def known(self, grammar: Grammar) -> Constraint | None:
+        """The grammar, if it is compiled already."""
+        return self._grammars.known(grammar)
+
+    def compile(self, grammar: Grammar, unwanted: threading.Event) -> Constraint:
+        """May take seconds. Raises :class:`~shoal.errors.InvalidRequest`, and
+        :class:`~shoal.errors.Overloaded` on a machine that is too busy for it."""
+        if unwanted.is_set():
+            raise EngineFailed("nobody waits for this answer any more")
+        return self._grammars.compile(grammar)
+
+    def prepare(self, request: Generate, constraint: Constraint | None, unwanted: threading.Event) -> Answer:
         """Raises :class:`~shoal.errors.InvalidRequest`, or its kind for a prompt that can never fit.
 
         Stops early when it becomes ``unwanted``. Takes a request that :meth:`check` has seen.
@@ -63,7 +74,7 @@ class Preparer:
             sampling,
             max_length=min(room, wanted),
             keys=self._keys(prompt),
-            constraint=None if request.grammar is None else self._grammars.compile(request.grammar),
+            constraint=constraint,
         )
         answer = Answer(sequence, self._tokenizer)
         answer.resume(request.output)

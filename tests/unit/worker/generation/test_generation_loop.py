@@ -21,7 +21,8 @@ from shoal.errors import (
 from shoal.messages import Chunk, Load
 from shoal.types import FinishReason, Grammar, TextPrompt, Usage
 from shoal.worker.generation import Limits
-from shoal.worker.generation.constraint import Constraint
+from shoal.worker.generation.constraint import Constraint, GrammarCompiler
+from shoal.worker.generation.loop import MAX_COMPILING
 
 Serve = Callable[..., Any]
 
@@ -225,6 +226,30 @@ async def test_more_than_may_wait_are_refused_at_once(serve: Serve) -> None:
     assert len(await asyncio.gather(*waiting)) == 3
 
 
+async def test_nobody_waits_for_the_grammars_of_others(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on, honest = threading.Event(), GrammarCompiler.compile
+
+    def compile_slowly(compiler: GrammarCompiler, grammar: Grammar) -> Constraint:
+        goes_on.wait(30)
+        return honest(compiler, grammar)
+
+    server = serve()
+    known = Grammar("regex", "yes")
+    await server.ask(PROMPT, grammar=known)
+    monkeypatch.setattr(GrammarCompiler, "compile", compile_slowly)
+    slow = [asyncio.create_task(server.ask(PROMPT, grammar=Grammar("json_object"))) for _ in range(MAX_COMPILING)]
+    await asyncio.sleep(0)
+    assert len((await server.ask(PROMPT, max_tokens=3)).tokens) == 3
+    assert (await server.ask(PROMPT, grammar=known)).text == "yes"
+    with pytest.raises(Overloaded, match=f"{MAX_COMPILING} grammars are being compiled") as refused:
+        await server.ask(PROMPT, grammar=Grammar("regex", "one too many"))
+    assert refused.value.retry_after
+    for task in slow:
+        task.cancel()
+    await asyncio.wait(slow)
+    goes_on.set()
+
+
 # -- leaving
 
 
@@ -248,7 +273,7 @@ async def test_who_leaves_while_the_prompt_is_prepared_does_not_hold_up_others(s
         return prompt.text.encode()
 
     server = serve(encode_prompt=encode)
-    slow = [asyncio.create_task(server.ask("slow", grammar=Grammar("regex", "("))) for _ in range(100)]
+    slow = [asyncio.create_task(server.ask("slow")) for _ in range(100)]
     for _ in range(2):
         await asyncio.to_thread(began.acquire)
     behind = asyncio.create_task(server.ask(PROMPT, max_tokens=3))
