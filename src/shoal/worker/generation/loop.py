@@ -150,6 +150,7 @@ class GenerationLoop:
 
     def _submit(self, answer: Answer) -> None:
         self._check_open()
+        answer.sequence.arrived = now()
         self._answers[answer.sequence] = answer
         self._scheduler.submit(answer.sequence)
         self._arrival.set()

@@ -75,6 +75,8 @@ class Preparer:
             max_length=min(room, wanted),
             keys=self._keys(prompt),
             constraint=constraint,
+            group=request.group,
+            priority=request.priority,
         )
         answer = Answer(sequence, self._tokenizer)
         answer.resume(request.output)

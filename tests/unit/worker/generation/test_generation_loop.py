@@ -18,8 +18,8 @@ from shoal.errors import (
     ModelUnavailable,
     Overloaded,
 )
-from shoal.messages import Chunk, Load
-from shoal.types import FinishReason, Grammar, TextPrompt, Usage
+from shoal.messages import Chunk, Generate, Load
+from shoal.types import FinishReason, Grammar, ModelName, RequestId, Sampling, TextPrompt, Usage
 from shoal.worker.generation import Limits
 from shoal.worker.generation.constraint import Constraint, GrammarCompiler
 from shoal.worker.generation.loop import MAX_COMPILING
@@ -248,6 +248,25 @@ async def test_nobody_waits_for_the_grammars_of_others(serve: Serve, monkeypatch
         task.cancel()
     await asyncio.wait(slow)
     goes_on.set()
+
+
+async def test_a_request_of_many_prompts_does_not_hold_up_the_next(serve: Serve) -> None:
+    server = serve(engine=ToyEngine(max_sequences=4), start=False)
+    ended: list[str] = []
+
+    async def ask(name: str, group: str) -> None:
+        params = Sampling(temperature=0.0, ignore_eos=True, max_tokens=20)
+        request = Generate(RequestId(name), ModelName("toy"), TextPrompt(name), params, group=group)
+        await drain(server.loop.generate(request))
+        ended.append(name)
+
+    many = [asyncio.create_task(ask(f"many {number}", "many")) for number in range(20)]
+    await until_queued(server, 20)
+    alone = asyncio.create_task(ask("alone", ""))
+    await until_queued(server, 21)
+    server.loop.start()
+    await asyncio.gather(*many, alone)
+    assert ended.index("alone") == 3
 
 
 # -- leaving
