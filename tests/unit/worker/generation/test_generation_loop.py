@@ -266,7 +266,7 @@ async def test_a_request_of_many_prompts_does_not_hold_up_the_next(serve: Serve)
     await until_queued(server, 21)
     server.loop.start()
     await asyncio.gather(*many, alone)
-    assert ended.index("alone") == 3
+    assert ended.index("alone") < 4
 
 
 # -- leaving
