@@ -255,9 +255,11 @@ class GenerationLoop:
             self._fail(sequence, error())
 
     def _watch(self, step: Step, outcomes: list[Outcome]) -> None:
+        """Only what the engine itself could not do counts. Numbers that cannot be sampled may come of one prompt, which
+        its client could send again and again."""
         if step.unwanted.is_set():
             return
-        failed = all(isinstance(outcome, EngineFailed) for outcome in outcomes)
+        failed = not step.computed.is_set() and all(isinstance(outcome, EngineFailed) for outcome in outcomes)
         self._failed_steps = self._failed_steps + 1 if failed else 0
         if self._failed_steps == MAX_FAILED_STEPS:
             raise _Broken(f"the engine failed {MAX_FAILED_STEPS} steps in a row")

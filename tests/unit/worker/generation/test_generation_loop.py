@@ -500,6 +500,34 @@ async def test_an_engine_that_keeps_failing_is_reported_once(serve: Serve) -> No
     assert reports == ["the engine failed 3 steps in a row"]
 
 
+async def test_numbers_that_cannot_be_sampled_fail_their_request_alone(serve: Serve) -> None:
+    server = serve()
+
+    def intervene(rows: Sequence[Row], logits: Logits) -> None:
+        logits[:] = math.nan
+
+    server.engine.intervene = intervene
+    for _ in range(4):
+        with pytest.raises(EngineFailed, match="no token can be chosen"):
+            await server.ask(PROMPT)
+    server.engine.intervene = lambda rows, logits: None
+    assert server.loop.healthy
+    assert len((await server.ask(PROMPT, max_tokens=3)).tokens) == 3
+
+
+async def test_penalties_that_leave_no_token_are_the_clients_fault(serve: Serve) -> None:
+    server = serve()
+
+    def intervene(rows: Sequence[Row], logits: Logits) -> None:
+        logits[:] = 3e38
+
+    server.engine.intervene = intervene
+    for _ in range(4):
+        with pytest.raises(InvalidRequest, match="penalties and biases leave no token"):
+            await server.ask(PROMPT, repetition_penalty=1e-300)
+    assert server.loop.healthy
+
+
 async def test_a_step_that_never_ends_answers_everyone_and_is_reported(serve: Serve) -> None:
     reports: list[str] = []
     server = serve(engine=ToyEngine(max_sequences=1), limits=Limits(step_seconds=0.05), on_unhealthy=reports.append)
