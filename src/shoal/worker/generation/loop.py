@@ -17,13 +17,13 @@ from functools import partial
 from shoal.aio import Tasks
 from shoal.clock import now
 from shoal.engines.base import LanguageEngine
-from shoal.errors import EngineFailed, ModelUnavailable, Overloaded, ShoalError
+from shoal.errors import EngineFailed, ModelUnavailable, ShoalError
 from shoal.messages import Chunk, Generate, Load
 from shoal.types import FinishReason, Grammar
 from shoal.worker.generation.answer import Answer
 from shoal.worker.generation.constraint import Constraint
 from shoal.worker.generation.offload import Offload
-from shoal.worker.generation.prepare import EncodePrompt, Preparer
+from shoal.worker.generation.prepare import EncodePrompt, Preparer, size_of
 from shoal.worker.generation.progress import NO_OBSERVER, Progress, StepObserver
 from shoal.worker.generation.sampler import Sampled
 from shoal.worker.generation.scheduler import Limits, Planned, Scheduler
@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_LIMITS = Limits()
 MAX_FAILED_STEPS = 3  # in a row, until the engine counts as broken
 MAX_COMPILING = 16  # grammars, those that wait for a thread with them
-RETRY_AFTER = 2.0  # seconds, in which some of them are done
+LONG = 65_536  # characters of a prompt that take a good part of a second to tokenise
+MAX_LONG = 8  # prompts, those that wait for the thread with them
 CLOSE_TIMEOUT = 10.0  # seconds for the last step to end
 
 
@@ -79,13 +80,14 @@ class GenerationLoop:
         self._on_unhealthy = on_unhealthy
         self._answers: dict[TokenSequence, Answer] = {}  # that somebody still waits for
         self._preparing = 0
-        self._compiling = 0
         self._step: Step | None = None  # that runs now
         self._failed_steps = 0
         self._arrival = asyncio.Event()
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._prepare_threads = Offload(2, "prepare")
-        self._grammar_threads = Offload(2, "grammar")  # of their own: nobody without a grammar waits for one
+        # Of their own: nobody waits for the grammars and the long prompts of others.
+        self._grammar_threads = Offload(2, "grammar", most=MAX_COMPILING)
+        self._long_threads = Offload(1, "long prompt", most=MAX_LONG)
         self._tasks = Tasks()
         self._closed = False
         self.healthy = True
@@ -131,7 +133,8 @@ class GenerationLoop:
         self._preparing += 1
         try:
             constraint = None if request.grammar is None else await self._compile(request.grammar)
-            return await self._prepare_threads.run(partial(self._preparer.prepare, request, constraint))
+            threads = self._long_threads if size_of(request.prompt)[0] > LONG else self._prepare_threads
+            return await threads.run(partial(self._preparer.prepare, request, constraint))
         finally:
             self._preparing -= 1
 
@@ -139,14 +142,7 @@ class GenerationLoop:
         known = self._preparer.known(grammar)
         if known is not None:
             return known
-        if self._compiling >= MAX_COMPILING:
-            message = f"{MAX_COMPILING} grammars are being compiled for this model; no more may be at a time"
-            raise Overloaded(message, retry_after=RETRY_AFTER)
-        self._compiling += 1
-        try:
-            return await self._grammar_threads.run(partial(self._preparer.compile, grammar))
-        finally:
-            self._compiling -= 1
+        return await self._grammar_threads.run(partial(self._preparer.compile, grammar))
 
     def _submit(self, answer: Answer) -> None:
         self._check_open()
@@ -283,8 +279,8 @@ class GenerationLoop:
         self._fail_all(lambda: ModelUnavailable("the model is being unloaded"))
         if self._step is not None:
             self._stepper.interrupt(self._step)
-        self._prepare_threads.close()
-        self._grammar_threads.close()
+        for threads in (self._prepare_threads, self._grammar_threads, self._long_threads):
+            threads.close()
         closing = asyncio.get_running_loop().run_in_executor(self._engine_thread, self._engine.close)
         self._engine_thread.shutdown(wait=False)
         try:

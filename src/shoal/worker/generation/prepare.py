@@ -40,7 +40,7 @@ class Preparer:
 
     def check(self, request: Generate) -> None:
         """What is seen at a glance, before anything is queued or computed. Raises as :meth:`prepare` does."""
-        length, param = _size(request.prompt)
+        length, param = size_of(request.prompt)
         if length > self._max_characters:
             message = f"the prompt has {length} characters; at most {self._max_characters} can fit {self._room} tokens"
             raise ContextLengthExceeded(message, param=param)
@@ -66,7 +66,7 @@ class Preparer:
         prompt = tuple(self._encode_prompt(request.prompt))
         if unwanted.is_set():
             raise EngineFailed("nobody waits for this answer any more")
-        self._check_prompt(prompt, request.output, _size(request.prompt)[1])
+        self._check_prompt(prompt, request.output, size_of(request.prompt)[1])
         sampling, room = request.sampling, self._room
         wanted = room if sampling.max_tokens is None else len(prompt) + sampling.max_tokens
         sequence = TokenSequence(
@@ -116,7 +116,7 @@ class Preparer:
                 raise InvalidRequest(message, param="logit_bias")
 
 
-def _size(prompt: Prompt) -> tuple[int, str]:
+def size_of(prompt: Prompt) -> tuple[int, str]:
     """Characters of text, and the field of a request that it came in."""
     match prompt:
         case ChatPrompt():

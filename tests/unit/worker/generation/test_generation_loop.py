@@ -22,7 +22,7 @@ from shoal.messages import Chunk, Generate, Load
 from shoal.types import FinishReason, Grammar, ModelName, RequestId, Sampling, TextPrompt, Usage
 from shoal.worker.generation import Limits
 from shoal.worker.generation.constraint import Constraint, GrammarCompiler
-from shoal.worker.generation.loop import MAX_COMPILING
+from shoal.worker.generation.loop import LONG, MAX_COMPILING, MAX_LONG
 
 Serve = Callable[..., Any]
 
@@ -226,6 +226,25 @@ async def test_more_than_may_wait_are_refused_at_once(serve: Serve) -> None:
     assert len(await asyncio.gather(*waiting)) == 3
 
 
+async def test_nobody_waits_for_the_long_prompts_of_others(serve: Serve) -> None:
+    goes_on = threading.Event()
+
+    def encode(prompt: TextPrompt) -> Sequence[int]:
+        if len(prompt.text) > LONG:
+            goes_on.wait(30)
+        return prompt.text[:9].encode()
+
+    server = serve(engine=ToyEngine(context_length=2 * LONG, num_blocks=2 * LONG), encode_prompt=encode)
+    long = [asyncio.create_task(server.ask("x" * (LONG + 1), max_tokens=1)) for _ in range(MAX_LONG)]
+    await asyncio.sleep(0)
+    assert len((await server.ask("x" * LONG, max_tokens=3)).tokens) == 3
+    with pytest.raises(Overloaded, match=f"{MAX_LONG} requests are at the step `long prompt`") as refused:
+        await server.ask("x" * (LONG + 1))
+    assert refused.value.retry_after
+    goes_on.set()
+    assert len(await asyncio.gather(*long)) == MAX_LONG
+
+
 async def test_nobody_waits_for_the_grammars_of_others(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     goes_on, honest = threading.Event(), GrammarCompiler.compile
 
@@ -241,7 +260,7 @@ async def test_nobody_waits_for_the_grammars_of_others(serve: Serve, monkeypatch
     await asyncio.sleep(0)
     assert len((await server.ask(PROMPT, max_tokens=3)).tokens) == 3
     assert (await server.ask(PROMPT, grammar=known)).text == "yes"
-    with pytest.raises(Overloaded, match=f"{MAX_COMPILING} grammars are being compiled") as refused:
+    with pytest.raises(Overloaded, match=f"{MAX_COMPILING} requests are at the step `grammar`") as refused:
         await server.ask(PROMPT, grammar=Grammar("regex", "one too many"))
     assert refused.value.retry_after
     for task in slow:
