@@ -23,7 +23,7 @@ from shoal.types import FinishReason, Grammar
 from shoal.worker.generation.answer import Answer
 from shoal.worker.generation.constraint import Constraint
 from shoal.worker.generation.offload import Offload
-from shoal.worker.generation.prepare import EncodePrompt, Preparer, size_of
+from shoal.worker.generation.prepare import EncodePrompt, Preparer, is_long
 from shoal.worker.generation.progress import NO_OBSERVER, Progress, StepObserver
 from shoal.worker.generation.sampler import Sampled
 from shoal.worker.generation.scheduler import Limits, Planned, Scheduler
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 DEFAULT_LIMITS = Limits()
 MAX_FAILED_STEPS = 3  # in a row, until the engine counts as broken
 MAX_COMPILING = 16  # grammars, those that wait for a thread with them
-LONG = 65_536  # characters of a prompt that take a good part of a second to tokenise
 MAX_LONG = 8  # prompts, those that wait for the thread with them
 CLOSE_TIMEOUT = 10.0  # seconds for the last step to end
 
@@ -133,7 +132,7 @@ class GenerationLoop:
         self._preparing += 1
         try:
             constraint = None if request.grammar is None else await self._compile(request.grammar)
-            threads = self._long_threads if size_of(request.prompt)[0] > LONG else self._prepare_threads
+            threads = self._long_threads if is_long(request.prompt) else self._prepare_threads
             return await threads.run(partial(self._preparer.prepare, request, constraint))
         finally:
             self._preparing -= 1

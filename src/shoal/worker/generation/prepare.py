@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from shoal.engines.base import LanguageEngine
 from shoal.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
@@ -18,6 +18,9 @@ EncodePrompt = Callable[[Prompt], Sequence[TokenId]]
 
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 1024  # characters: so much text is held back at most
+LONG = 65_536  # characters of a prompt that take a good part of a second to tokenise
+PIECE = 16_384  # characters
+DENSE = 8  # characters a token that no ordinary text has
 MAX_BIAS = 100.0  # OpenAI's bound; what is far beyond leaves no numbers to draw from
 
 
@@ -40,7 +43,7 @@ class Preparer:
 
     def check(self, request: Generate) -> None:
         """What is seen at a glance, before anything is queued or computed. Raises as :meth:`prepare` does."""
-        length, param = size_of(request.prompt)
+        length, param = _size(request.prompt)
         if length > self._max_characters:
             message = f"the prompt has {length} characters; at most {self._max_characters} can fit {self._room} tokens"
             raise ContextLengthExceeded(message, param=param)
@@ -63,10 +66,11 @@ class Preparer:
 
         Stops early when it becomes ``unwanted``. Takes a request that :meth:`check` has seen.
         """
+        self._check_pieces(request.prompt, unwanted)
         prompt = tuple(self._encode_prompt(request.prompt))
         if unwanted.is_set():
             raise EngineFailed("nobody waits for this answer any more")
-        self._check_prompt(prompt, request.output, size_of(request.prompt)[1])
+        self._check_prompt(prompt, request.output, _size(request.prompt)[1])
         sampling, room = request.sampling, self._room
         wanted = room if sampling.max_tokens is None else len(prompt) + sampling.max_tokens
         sequence = TokenSequence(
@@ -86,6 +90,23 @@ class Preparer:
         if not self._capabilities.share_prefixes:
             return ()
         return block_keys(prompt, self._capabilities.block_size, self._cache_salt)
+
+    def _check_pieces(self, prompt: Prompt, unwanted: threading.Event) -> None:
+        """Refuse a long text that cannot fit before all of it is tokenised.
+
+        Its pieces may have more tokens than the whole, a few at each cut, but by far not twice as many.
+        """
+        size, param = _size(prompt)
+        if size <= max(LONG, DENSE * self._room):
+            return
+        count = 0
+        for piece in _pieces(prompt):
+            count += len(self._encode_prompt(TextPrompt(piece)))
+            if count > 2 * self._room:
+                message = f"the prompt has more than {2 * self._room} tokens"
+                raise ContextLengthExceeded(f"{message}; prompt and answer together may have {self._room}", param=param)
+            if unwanted.is_set():
+                return
 
     def _check_prompt(self, prompt: Sequence[TokenId], output: Sequence[TokenId], param: str) -> None:
         if not prompt:
@@ -116,7 +137,22 @@ class Preparer:
                 raise InvalidRequest(message, param="logit_bias")
 
 
-def size_of(prompt: Prompt) -> tuple[int, str]:
+def is_long(prompt: Prompt) -> bool:
+    return _size(prompt)[0] > LONG
+
+
+def _pieces(prompt: Prompt) -> Iterator[str]:
+    """Of the text that every template keeps: what an assistant thought may be left out."""
+    texts: list[str] = []
+    if isinstance(prompt, TextPrompt):
+        texts = [prompt.text]
+    elif isinstance(prompt, ChatPrompt):
+        texts = [message.content for message in prompt.messages if message.role == "user"]
+    for text in texts:
+        yield from (text[at : at + PIECE] for at in range(0, len(text), PIECE))
+
+
+def _size(prompt: Prompt) -> tuple[int, str]:
     """Characters of text, and the field of a request that it came in."""
     match prompt:
         case ChatPrompt():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shoal.engines.base import Logits, Row
-from shoal.engines.toy import EOS, ToyEngine
+from shoal.engines.toy import EOS, ToyEngine, ToyTokenizer
 from shoal.errors import (
     ContextLengthExceeded,
     EngineFailed,
@@ -22,7 +22,8 @@ from shoal.messages import Chunk, Generate, Load
 from shoal.types import FinishReason, Grammar, ModelName, RequestId, Sampling, TextPrompt, Usage
 from shoal.worker.generation import Limits
 from shoal.worker.generation.constraint import Constraint, GrammarCompiler
-from shoal.worker.generation.loop import LONG, MAX_COMPILING, MAX_LONG
+from shoal.worker.generation.loop import MAX_COMPILING, MAX_LONG
+from shoal.worker.generation.prepare import LONG, PIECE
 
 Serve = Callable[..., Any]
 
@@ -213,6 +214,25 @@ async def test_text_that_can_never_fit_is_refused_before_it_is_tokenised(serve: 
     with pytest.raises(ContextLengthExceeded, match="has 65 characters; at most 64 can fit 64 tokens"):
         await server.ask("x" * 65)
     assert encoded == []
+
+
+async def test_of_a_long_text_only_what_shows_that_it_cannot_fit_is_tokenised(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+
+    def encode(prompt: TextPrompt) -> Sequence[int]:
+        encoded.append(len(prompt.text))
+        return [97] * (len(prompt.text) // (1 if "x" in prompt.text else 1000))
+
+    monkeypatch.setattr(ToyTokenizer, "token_bytes", lambda tokenizer, token: b"x" * 1000)
+    server = serve(engine=ToyEngine(context_length=1024), encode_prompt=encode)
+    with pytest.raises(ContextLengthExceeded, match="more than 2048 tokens; prompt and answer together may have 1024"):
+        await server.ask("x" * 10 * PIECE)
+    assert encoded == [PIECE]
+    encoded.clear()
+    assert (await server.ask("o" * 10 * PIECE, max_tokens=1)).usage.prompt_tokens == 10 * PIECE // 1000
+    assert encoded == [PIECE] * 10 + [10 * PIECE]
 
 
 async def test_more_than_may_wait_are_refused_at_once(serve: Serve) -> None:
