@@ -60,6 +60,7 @@ class Generate(Message, frozen=True):
     tenant: str = ""
     priority: int = 0  # the higher, the sooner
     trace: str = ""  # W3C traceparent of the span that sent it
+    group: str = ""  # the same for the generations of one request, which share their turns; empty: alone
 
 
 class Chunk(Message, frozen=True):

@@ -20,7 +20,7 @@ PATIENCE = 8.0  # times the usual gap; who is later than that is not waited for
 class BatchLimits:
     max_rows: int = 32  # of one run
     max_wait: float = 0.005  # seconds that an entry waits for company while the model is free
-    max_queue_rows: int = 1024  # waiting
+    max_queue_rows: int = 4096  # waiting
     target_latency: float | None = None  # seconds from arrival to answer; None: runs as large as max_rows
 
 

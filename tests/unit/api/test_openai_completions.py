@@ -61,6 +61,16 @@ async def test_prompts_are_texts_or_tokens_one_or_many(
     assert [request.prompt for request in plane.generated] == prompts
 
 
+async def test_the_generations_of_one_request_are_a_group(client: AsgiClient, plane: FakePlane) -> None:
+    for _ in range(2):
+        await ask(client, prompt=["a", "b"], n=2)
+    await ask(client, prompt="alone")
+    groups = [request.group for request in plane.generated]
+    assert [len(set(part)) for part in (groups[:4], groups[4:8], groups[:8])] == [1, 1, 2]
+    assert "" not in groups[:8]
+    assert groups[8:] == [""]
+
+
 async def test_choices_are_ordered_by_prompt_and_then_by_sample(client: AsgiClient, plane: FakePlane) -> None:
     body = (await ask(client, prompt=["a", "b"], n=2)).json()
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]

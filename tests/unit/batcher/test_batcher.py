@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.api.limits import ApiLimits
 from shoal.batcher import Batcher, BatchLimits, Padding, Release
 from shoal.batcher.entry import MAX_PARTS
 from shoal.clock import ManualClockLoop, now
+from shoal.config import BatchConfig
 from shoal.errors import (
     DeadlineExceeded,
     EngineFailed,
@@ -68,6 +70,17 @@ async def values(batcher: Batcher, *request: int) -> list[int]:
     outputs = await batcher.submit(rows(*request))
     doubled: list[int] = outputs["y"][:, 0].tolist()
     return doubled
+
+
+def test_the_largest_request_for_embeddings_fits_the_queue_by_default() -> None:
+    async def scene() -> None:
+        count = ApiLimits().inputs
+        for limits in (BatchLimits(), BatchLimits(max_queue_rows=BatchConfig().max_queue_rows)):
+            batcher = Batcher(Doubler(), limits)
+            both = await asyncio.gather(*(values(batcher, *range(100, 100 + count)) for _ in range(2)))
+            assert both == [[2 * row for row in range(100, 100 + count)]] * 2
+
+    simulate(scene())
 
 
 def test_requests_of_one_moment_share_a_run_and_each_gets_its_own_rows() -> None:

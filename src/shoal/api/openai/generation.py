@@ -100,6 +100,7 @@ def plan(
             prompt,
             sampling,
             grammar,
+            group=request_id if len(wanted) > 1 else "",
         )
         for index, (prompt, sampling) in enumerate(wanted)
     )

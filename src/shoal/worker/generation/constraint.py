@@ -1,12 +1,15 @@
 """Grammars as masks over the vocabulary, by the ``llguidance`` library.
 
 A constraint's state follows from the tokens it was advanced by, so it can be built again wherever the tokens are
-known. It belongs to the engine's thread; grammars are compiled elsewhere, since that may take a second.
+known. It belongs to the engine's thread; grammars are compiled elsewhere, since that may take a second. What would
+take longer has shown so in a process of its own.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,15 +19,19 @@ from shoal.engines.base import Tokenizer
 from shoal.errors import InvalidRequest
 from shoal.types import Grammar, TokenId
 from shoal.worker.generation.sampler import Allowed
+from shoal.worker.generation.trial import try_out
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 MAX_SOURCE = 262_144  # bytes of a schema or grammar: 128 tools; llguidance itself bounds what it compiles to
 
-#: Of llguidance's own measure, for one token. A regular expression such as ``(a{1000}){1000}`` would hold the
-#: engine's thread for seconds; this stops it after 0.15 s and lets schemas of hundreds of fields pass.
-MAX_WORK = 20_000
+#: Of llguidance's own measure. A regular expression such as ``(a{1000}){1000}`` would hold the engine's thread for
+#: seconds; these stop it after 0.15 s and let schemas of hundreds of fields pass.
+MAX_WORK = {"initial_lexer_fuel": 100_000, "step_lexer_fuel": 20_000}  # before the first token, and for each
+
+MAX_KEPT = 64  # compiled grammars
+MAX_KEPT_SIZE = 4 * 2**20  # bytes of one that is kept: those that are asked for again, as tools are, take less
 
 
 class Constraint:
@@ -58,28 +65,50 @@ class Constraint:
 
 
 class GrammarCompiler:
-    """Compiles for one tokenizer. Usable from several threads."""
+    """Compiles for one tokenizer, and keeps what was compiled last. Usable from several threads."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         """``vocab_size``: of the engine's logits, at least the tokenizer's."""
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._vocabulary: LLTokenizer | None = None
+        self._kept: OrderedDict[bytes, LLMatcher] = OrderedDict()  # the one used last is last; none is advanced
         self._lock = threading.Lock()
+
+    def known(self, grammar: Grammar) -> Constraint | None:
+        """At once, if it is kept. A source that is too large never is."""
+        if len(grammar.source) > MAX_SOURCE:
+            return None
+        key = _digest(grammar)
+        with self._lock:
+            matcher = self._kept.get(key)
+            if matcher is None:
+                return None
+            self._kept.move_to_end(key)
+        return Constraint(matcher.deep_copy(), self._vocab_size, grammar.param)
 
     def compile(self, grammar: Grammar) -> Constraint:
         """Raises :class:`~shoal.errors.InvalidRequest` for one that is too large, wrong or not supported."""
-        if len(grammar.source.encode()) > MAX_SOURCE:
+        if len(grammar.source.encode("utf-8", "replace")) > MAX_SOURCE:
             raise InvalidRequest(f"the {grammar.kind} is larger than {MAX_SOURCE} bytes", param=grammar.param)
         llguidance = _import(grammar.param)
-        source, limits = _source(llguidance, grammar), llguidance.LLParserLimits(step_lexer_fuel=MAX_WORK)
-        matcher = llguidance.LLMatcher(
-            self._for_matching(llguidance, grammar.param), source, log_level=0, limits=limits
-        )
+        vocabulary = self._for_matching(llguidance, grammar.param)
+        source = _source(llguidance, grammar)
+        size = try_out(grammar, source, MAX_WORK)
+        limits = llguidance.LLParserLimits(**MAX_WORK)
+        matcher = llguidance.LLMatcher(vocabulary, source, log_level=0, limits=limits)
         matcher.compute_bitmask()  # the first is the slowest, and shows what is too much
         if matcher.is_error():
             raise InvalidRequest(f"the {grammar.kind} is not usable: {matcher.get_error()}", param=grammar.param)
+        if size <= MAX_KEPT_SIZE:
+            self._keep(_digest(grammar), matcher.deep_copy())
         return Constraint(matcher, self._vocab_size, grammar.param)
+
+    def _keep(self, key: bytes, matcher: LLMatcher) -> None:
+        with self._lock:
+            self._kept[key] = matcher
+            if len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
 
     def _for_matching(self, llguidance: Any, param: str) -> LLTokenizer:
         """The vocabulary as llguidance wants it, made once, when first needed."""
@@ -106,6 +135,10 @@ class _Vocabulary:
         if not isinstance(text, str):
             raise TypeError("bytes are not taken")  # it tries, and then keeps to text
         return self._tokenizer.encode(text, special=False)
+
+
+def _digest(grammar: Grammar) -> bytes:
+    return blake2b(f"{grammar.kind}:{grammar.source}".encode("utf-8", "replace"), digest_size=16).digest()
 
 
 def _import(param: str) -> Any:

@@ -19,10 +19,11 @@ from shoal.clock import now
 from shoal.engines.base import LanguageEngine
 from shoal.errors import EngineFailed, ModelUnavailable, ShoalError
 from shoal.messages import Chunk, Generate, Load
-from shoal.types import FinishReason
+from shoal.types import FinishReason, Grammar
 from shoal.worker.generation.answer import Answer
+from shoal.worker.generation.constraint import Constraint
 from shoal.worker.generation.offload import Offload
-from shoal.worker.generation.prepare import EncodePrompt, Preparer
+from shoal.worker.generation.prepare import EncodePrompt, Preparer, is_long
 from shoal.worker.generation.progress import NO_OBSERVER, Progress, StepObserver
 from shoal.worker.generation.sampler import Sampled
 from shoal.worker.generation.scheduler import Limits, Planned, Scheduler
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_LIMITS = Limits()
 MAX_FAILED_STEPS = 3  # in a row, until the engine counts as broken
+MAX_COMPILING = 16  # grammars, those that wait for a thread with them
+MAX_LONG = 8  # prompts, those that wait for the thread with them
 CLOSE_TIMEOUT = 10.0  # seconds for the last step to end
 
 
@@ -81,6 +84,9 @@ class GenerationLoop:
         self._arrival = asyncio.Event()
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._prepare_threads = Offload(2, "prepare")
+        # Of their own: nobody waits for the grammars and the long prompts of others.
+        self._grammar_threads = Offload(2, "grammar", most=MAX_COMPILING)
+        self._long_threads = Offload(1, "long prompt", most=MAX_LONG)
         self._tasks = Tasks()
         self._closed = False
         self.healthy = True
@@ -125,12 +131,21 @@ class GenerationLoop:
         self._preparer.check(request)
         self._preparing += 1
         try:
-            return await self._prepare_threads.run(partial(self._preparer.prepare, request))
+            constraint = None if request.grammar is None else await self._compile(request.grammar)
+            threads = self._long_threads if is_long(request.prompt) else self._prepare_threads
+            return await threads.run(partial(self._preparer.prepare, request, constraint))
         finally:
             self._preparing -= 1
 
+    async def _compile(self, grammar: Grammar) -> Constraint:
+        known = self._preparer.known(grammar)
+        if known is not None:
+            return known
+        return await self._grammar_threads.run(partial(self._preparer.compile, grammar))
+
     def _submit(self, answer: Answer) -> None:
         self._check_open()
+        answer.sequence.arrived = now()
         self._answers[answer.sequence] = answer
         self._scheduler.submit(answer.sequence)
         self._arrival.set()
@@ -235,9 +250,11 @@ class GenerationLoop:
             self._fail(sequence, error())
 
     def _watch(self, step: Step, outcomes: list[Outcome]) -> None:
+        """Only what the engine itself could not do counts. Numbers that cannot be sampled may come of one prompt, which
+        its client could send again and again."""
         if step.unwanted.is_set():
             return
-        failed = all(isinstance(outcome, EngineFailed) for outcome in outcomes)
+        failed = not step.computed.is_set() and all(isinstance(outcome, EngineFailed) for outcome in outcomes)
         self._failed_steps = self._failed_steps + 1 if failed else 0
         if self._failed_steps == MAX_FAILED_STEPS:
             raise _Broken(f"the engine failed {MAX_FAILED_STEPS} steps in a row")
@@ -261,7 +278,8 @@ class GenerationLoop:
         self._fail_all(lambda: ModelUnavailable("the model is being unloaded"))
         if self._step is not None:
             self._stepper.interrupt(self._step)
-        self._prepare_threads.close()
+        for threads in (self._prepare_threads, self._grammar_threads, self._long_threads):
+            threads.close()
         closing = asyncio.get_running_loop().run_in_executor(self._engine_thread, self._engine.close)
         self._engine_thread.shutdown(wait=False)
         try:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from shoal.engines.base import LanguageEngine
 from shoal.errors import ContextLengthExceeded, EngineFailed, InvalidRequest
 from shoal.messages import Generate
-from shoal.types import ChatPrompt, Prompt, Sampling, TextPrompt, TokenId, TokenPrompt
+from shoal.types import ChatPrompt, Grammar, Prompt, Sampling, TextPrompt, TokenId, TokenPrompt
 from shoal.worker.generation.answer import Answer
 from shoal.worker.generation.blocks import BlockKey, block_keys
-from shoal.worker.generation.constraint import GrammarCompiler
+from shoal.worker.generation.constraint import Constraint, GrammarCompiler
 from shoal.worker.generation.sequence import TokenSequence
 
 EncodePrompt = Callable[[Prompt], Sequence[TokenId]]
 
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 1024  # characters: so much text is held back at most
+LONG = 65_536  # characters of a prompt that take a good part of a second to tokenise
+PIECE = 16_384  # characters
+DENSE = 8  # characters a token that no ordinary text has
 MAX_BIAS = 100.0  # OpenAI's bound; what is far beyond leaves no numbers to draw from
 
 
@@ -47,11 +50,23 @@ class Preparer:
         self._check_tokens(request.output, "output")
         self._check_sampling(request.sampling)
 
-    def prepare(self, request: Generate, unwanted: threading.Event) -> Answer:
+    def known(self, grammar: Grammar) -> Constraint | None:
+        """The grammar, if it is compiled already."""
+        return self._grammars.known(grammar)
+
+    def compile(self, grammar: Grammar, unwanted: threading.Event) -> Constraint:
+        """May take seconds. Raises :class:`~shoal.errors.InvalidRequest`, and
+        :class:`~shoal.errors.Overloaded` on a machine that is too busy for it."""
+        if unwanted.is_set():
+            raise EngineFailed("nobody waits for this answer any more")
+        return self._grammars.compile(grammar)
+
+    def prepare(self, request: Generate, constraint: Constraint | None, unwanted: threading.Event) -> Answer:
         """Raises :class:`~shoal.errors.InvalidRequest`, or its kind for a prompt that can never fit.
 
         Stops early when it becomes ``unwanted``. Takes a request that :meth:`check` has seen.
         """
+        self._check_pieces(request.prompt, unwanted)
         prompt = tuple(self._encode_prompt(request.prompt))
         if unwanted.is_set():
             raise EngineFailed("nobody waits for this answer any more")
@@ -63,7 +78,9 @@ class Preparer:
             sampling,
             max_length=min(room, wanted),
             keys=self._keys(prompt),
-            constraint=None if request.grammar is None else self._grammars.compile(request.grammar),
+            constraint=constraint,
+            group=request.group,
+            priority=request.priority,
         )
         answer = Answer(sequence, self._tokenizer)
         answer.resume(request.output)
@@ -73,6 +90,23 @@ class Preparer:
         if not self._capabilities.share_prefixes:
             return ()
         return block_keys(prompt, self._capabilities.block_size, self._cache_salt)
+
+    def _check_pieces(self, prompt: Prompt, unwanted: threading.Event) -> None:
+        """Refuse a long text that cannot fit before all of it is tokenised.
+
+        Its pieces may have more tokens than the whole, a few at each cut, but by far not twice as many.
+        """
+        size, param = _size(prompt)
+        if size <= max(LONG, DENSE * self._room):
+            return
+        count = 0
+        for piece in _pieces(prompt):
+            count += len(self._encode_prompt(TextPrompt(piece)))
+            if count > 2 * self._room:
+                message = f"the prompt has more than {2 * self._room} tokens"
+                raise ContextLengthExceeded(f"{message}; prompt and answer together may have {self._room}", param=param)
+            if unwanted.is_set():
+                return
 
     def _check_prompt(self, prompt: Sequence[TokenId], output: Sequence[TokenId], param: str) -> None:
         if not prompt:
@@ -101,6 +135,21 @@ class Preparer:
             if not abs(bias) <= MAX_BIAS:  # also where it is no number
                 message = f"the bias of token {token} is {bias}, not between -{MAX_BIAS:g} and {MAX_BIAS:g}"
                 raise InvalidRequest(message, param="logit_bias")
+
+
+def is_long(prompt: Prompt) -> bool:
+    return _size(prompt)[0] > LONG
+
+
+def _pieces(prompt: Prompt) -> Iterator[str]:
+    """Of the text that every template keeps: what an assistant thought may be left out."""
+    texts: list[str] = []
+    if isinstance(prompt, TextPrompt):
+        texts = [prompt.text]
+    elif isinstance(prompt, ChatPrompt):
+        texts = [message.content for message in prompt.messages if message.role == "user"]
+    for text in texts:
+        yield from (text[at : at + PIECE] for at in range(0, len(text), PIECE))
 
 
 def _size(prompt: Prompt) -> tuple[int, str]:

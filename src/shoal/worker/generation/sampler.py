@@ -94,7 +94,8 @@ def _modify(scores: Scores, draw: Draw) -> None:
     said, counts = np.unique(np.array(draw.output, np.int64), return_counts=True)
     seen = np.union1d(np.array(draw.prompt, np.int64), said)
     factor = sampling.repetition_penalty
-    scores[seen] = np.where(scores[seen] > 0, scores[seen] / factor, scores[seen] * factor)
+    with np.errstate(over="ignore"):  # a score that no number can hold cannot be chosen
+        scores[seen] = np.where(scores[seen] > 0, scores[seen] / factor, scores[seen] * factor)
     scores[said] -= sampling.frequency_penalty * counts + sampling.presence_penalty
 
 

@@ -4,14 +4,13 @@ A step first takes one token of every sequence that decodes, then fills up with 
 is replayed, the oldest first. Neither starves the other: a step is never so long that decoding stalls behind a prompt
 (``step_tokens``), and so few sequences run at a time that a chunk of a prompt always fits beside their decoding.
 
-Sequences are served in the order of their arrival. When blocks run out, the youngest one gives its blocks back and
-waits at the head of the queue, to be computed again from its tokens; its client only sees a pause. The oldest can
-always go on, so everyone finishes.
+Sequences are let in as :mod:`~shoal.worker.generation.waiting` says, and then served in that order. When blocks run
+out, the one let in last gives its blocks back and waits at the head of the queue, to be computed again from its
+tokens; its client only sees a pause. The first can always go on, so everyone finishes.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from shoal.engines.base import Capabilities, Row
 from shoal.errors import Overloaded
 from shoal.worker.generation.blocks import BlockPool
 from shoal.worker.generation.sequence import TokenSequence
+from shoal.worker.generation.waiting import Waiting
 
 #: Some engines give the same bits only for prompts that are cut at multiples of this many tokens.
 ALIGNMENT = 32
@@ -42,7 +42,7 @@ class Planned:
 
 
 class Scheduler:
-    """The sequences of one engine, oldest first: those in ``running`` hold blocks, those in ``waiting`` none."""
+    """The sequences of one engine: those in ``running``, in the order they were let in, hold blocks, others none."""
 
     def __init__(self, capabilities: Capabilities, limits: Limits) -> None:
         """Raises ValueError for an engine whose steps have no room for a chunk beside a decoding row."""
@@ -52,9 +52,11 @@ class Scheduler:
         if self._step_tokens <= ALIGNMENT:
             raise ValueError(f"a step must hold more than {ALIGNMENT} tokens, not {self._step_tokens}")
         self._max_running = min(capabilities.max_sequences, self._step_tokens - ALIGNMENT)
+        #: Of one group: a request of many generations leaves room for the next one.
+        self._max_group = max(1, self._max_running - max(1, self._max_running // 4))
         self.pool = BlockPool(capabilities.num_blocks)
         self.running: dict[TokenSequence, None] = {}  # in order, and found at once
-        self.waiting: deque[TokenSequence] = deque()
+        self.waiting = Waiting()
 
     def check_room(self, coming: int) -> None:
         """Raises :class:`~shoal.errors.Overloaded` if, with ``coming`` announced before it, one more is too many."""
@@ -71,7 +73,7 @@ class Scheduler:
         if sequence in self.running:
             del self.running[sequence]
             self._release(sequence)
-        elif sequence in self.waiting:
+        else:
             self.waiting.remove(sequence)
 
     def plan(self) -> list[Planned]:
@@ -115,10 +117,15 @@ class Scheduler:
     def _behind(self) -> Iterator[TokenSequence]:
         """Those with more than a token to compute. They have blocks for all of them since they were admitted."""
         yield from [sequence for sequence in self.running if not self._decodes(sequence)]
-        while self.waiting and len(self.running) < self._max_running and self._admit(self.waiting[0]):
-            sequence = self.waiting.popleft()
+        while (sequence := self._next()) is not None and self._admit(sequence):
+            self.waiting.remove(sequence)
             self.running[sequence] = None
             yield sequence
+
+    def _next(self) -> TokenSequence | None:
+        if not self.waiting or len(self.running) >= self._max_running:
+            return None
+        return self.waiting.first(self.running, self._max_group)
 
     def _make_room(self, sequence: TokenSequence) -> bool:
         """A block for the next token, if need be a younger sequence's; False if it is itself the youngest."""
@@ -134,7 +141,7 @@ class Scheduler:
         victim, _ = self.running.popitem()
         self._release(victim)
         victim.computed = 0
-        self.waiting.appendleft(victim)
+        self.waiting.send_back(victim)
         return victim
 
     def _release(self, sequence: TokenSequence) -> None:

@@ -22,6 +22,9 @@ class TokenSequence:
     max_length: int  # tokens, prompt and output, at which it ends
     keys: Sequence[BlockKey] = ()  # of the prompt's full blocks; empty where blocks cannot be shared
     constraint: Constraint | None = None  # belongs to the engine's thread
+    group: str = ""  # of sequences that share their turns; empty: it has its own
+    priority: int = 0  # the higher, the sooner
+    arrived: float = 0.0  # seconds on a clock that is the same for all
     output: list[TokenId] = field(default_factory=list)
     computed: int = 0  # leading tokens whose KV is in the blocks
     blocks: list[int] = field(default_factory=list)

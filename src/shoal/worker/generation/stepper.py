@@ -7,6 +7,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from shoal.engines.base import LanguageEngine, Logits
 from shoal.errors import EngineFailed, InvalidRequest, ShoalError
 from shoal.worker.generation.sampler import Draw, Sampled, sample
@@ -23,6 +25,7 @@ Outcome = Sampled | ShoalError | None
 class Step:
     rows: Sequence[Planned]
     unwanted: threading.Event = field(default_factory=threading.Event)  # nobody waits for any of its rows
+    computed: threading.Event = field(default_factory=threading.Event)  # the engine did its part, at least for a row
 
 
 class Stepper:
@@ -42,7 +45,7 @@ class Stepper:
         if step.unwanted.is_set():
             return [EngineFailed("the step was interrupted") for _ in rows]
         try:
-            return self._compute(rows)
+            return self._compute(step, rows)
         except Exception as error:  # a border: the error is the outcome
             if step.unwanted.is_set() or len(rows) == 1:
                 return [_translate(error, step) for _ in rows]
@@ -50,8 +53,9 @@ class Stepper:
         logger.warning("a step of %d rows failed, each is tried alone", len(rows), extra={"action": "step_split"})
         return [outcome for row in rows for outcome in self._run(step, [row])]
 
-    def _compute(self, rows: Sequence[Planned]) -> list[Outcome]:
+    def _compute(self, step: Step, rows: Sequence[Planned]) -> list[Outcome]:
         logits = self._engine.step([planned.row for planned in rows])
+        step.computed.set()
         chosen = iter(_choose(logits, [planned.sequence for planned in rows if planned.row.wants_logits]))
         return [next(chosen) if planned.row.wants_logits else None for planned in rows]
 
@@ -63,8 +67,9 @@ def _choose(logits: Logits, sequences: Sequence[TokenSequence]) -> list[Outcome]
     if len(good) < len(draws):
         logits = logits[good]
     sampled = iter(sample(logits, [draw for draw in draws if isinstance(draw, Draw)]))
+    rows = iter(logits)
     return [
-        _settle(sequence, next(sampled)) if isinstance(draw, Draw) else draw
+        _settle(sequence, next(rows), next(sampled)) if isinstance(draw, Draw) else draw
         for sequence, draw in zip(sequences, draws, strict=True)
     ]
 
@@ -77,17 +82,24 @@ def _draw(sequence: TokenSequence) -> Draw | ShoalError:
     return Draw(sequence.sampling, sequence.prompt, sequence.output, allowed)
 
 
-def _settle(sequence: TokenSequence, sampled: Sampled | None) -> Outcome:
+def _settle(sequence: TokenSequence, logits: Logits, sampled: Sampled | None) -> Outcome:
+    """``logits``: shape (vocab_size,), those that were sampled."""
     if sampled is None:
-        if sequence.constraint is not None:
-            return InvalidRequest("the grammar leaves no token that may come next", param=sequence.constraint.param)
-        return EngineFailed("the model computed numbers from which no token can be chosen")
+        return _nothing_to_choose(sequence, logits)
     if sequence.constraint is not None:
         try:
             sequence.constraint.advance(sampled.token)
         except InvalidRequest as error:
             return error
     return sampled
+
+
+def _nothing_to_choose(sequence: TokenSequence, logits: Logits) -> ShoalError:
+    if not np.isfinite(logits.max()):  # also where any of them is a NaN
+        return EngineFailed("the model computed numbers from which no token can be chosen")
+    if sequence.constraint is not None:
+        return InvalidRequest("the grammar leaves no token that may come next", param=sequence.constraint.param)
+    return InvalidRequest("the penalties and biases leave no token that may come next")
 
 
 def _translate(error: Exception, step: Step) -> ShoalError:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from shoal.engines.toy import EOS, VOCAB_SIZE, ToyTokenizer
-from shoal.errors import InvalidRequest
+from shoal.errors import InvalidRequest, Overloaded
 from shoal.types import FinishReason, Grammar
-from shoal.worker.generation.constraint import MAX_SOURCE, Constraint, GrammarCompiler
+from shoal.worker.generation import constraint, trial
+from shoal.worker.generation.constraint import MAX_KEPT_SIZE, MAX_SOURCE, Constraint, GrammarCompiler
 
 SCHEMA = json.dumps(
     {
@@ -91,6 +92,51 @@ def test_what_cannot_be_compiled_is_the_clients_mistake(grammar: Grammar, messag
 def test_an_expression_that_would_take_seconds_is_given_up() -> None:
     with pytest.raises(InvalidRequest, match="too many expressions"):
         compile_grammar(Grammar("regex", "(a{1000}){1000}{1000}")).advance(ord("a"))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "multipleOf": 99_999_989},
+        {"type": "integer", "multipleOf": 999_983, "minimum": -(10**15), "maximum": 10**15},
+        {"allOf": [{"type": "integer", "multipleOf": factor} for factor in (97, 101, 103)]},
+    ],
+)
+def test_a_schema_that_would_take_minutes_and_gigabytes_is_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"takes more than half a second|fuel exhausted") as refused:
+        compile_grammar(Grammar("json_schema", json.dumps(schema), param="tools"))
+    assert refused.value.param == "tools"
+
+
+def test_a_machine_too_busy_to_try_a_grammar_out_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "TIMEOUT", 0.0)
+    with pytest.raises(Overloaded, match="too busy"):
+        compile_grammar(Grammar("json_object"))
+
+
+def test_a_grammar_is_compiled_once_and_each_answer_has_its_own_state() -> None:
+    compiler = GrammarCompiler(ToyTokenizer(), VOCAB_SIZE)
+    grammar = Grammar("regex", "ab", param="guided_regex")
+    assert compiler.known(grammar) is None
+    compiler.compile(grammar).advance(ord("a"))
+    one, other = compiler.known(grammar), compiler.known(grammar)
+    assert one is not None
+    assert other is not None
+    one.advance(ord("a"))
+    assert (allowed(one), allowed(other)) == ({ord("b")}, {ord("a")})
+    assert one.param == "guided_regex"
+    assert compiler.known(Grammar("lark", "ab")) is None
+
+
+def test_only_the_grammars_that_were_used_last_and_are_small_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = GrammarCompiler(ToyTokenizer(), VOCAB_SIZE)
+    sizes = {"a": 1, "b": 1, "c": MAX_KEPT_SIZE + 1, "d": 1}
+    monkeypatch.setattr(constraint, "MAX_KEPT", 2)
+    monkeypatch.setattr(constraint, "try_out", lambda grammar, source, limits: sizes[grammar.source])
+    for source in "abcad":
+        known = compiler.known(Grammar("regex", source)) or compiler.compile(Grammar("regex", source))
+        assert allowed(known) == {ord(source)}
+    assert [compiler.known(Grammar("regex", source)) is not None for source in "abcd"] == [True, False, False, True]
 
 
 def test_a_token_that_was_not_allowed_is_refused() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shoal.engines.base import Logits, Row
-from shoal.engines.toy import EOS, ToyEngine
+from shoal.engines.toy import EOS, ToyEngine, ToyTokenizer
 from shoal.errors import (
     ContextLengthExceeded,
     EngineFailed,
@@ -18,10 +18,12 @@ from shoal.errors import (
     ModelUnavailable,
     Overloaded,
 )
-from shoal.messages import Chunk, Load
-from shoal.types import FinishReason, Grammar, TextPrompt, Usage
+from shoal.messages import Chunk, Generate, Load
+from shoal.types import FinishReason, Grammar, ModelName, RequestId, Sampling, TextPrompt, Usage
 from shoal.worker.generation import Limits
-from shoal.worker.generation.constraint import Constraint
+from shoal.worker.generation.constraint import Constraint, GrammarCompiler
+from shoal.worker.generation.loop import MAX_COMPILING, MAX_LONG
+from shoal.worker.generation.prepare import LONG, PIECE
 
 Serve = Callable[..., Any]
 
@@ -214,6 +216,25 @@ async def test_text_that_can_never_fit_is_refused_before_it_is_tokenised(serve: 
     assert encoded == []
 
 
+async def test_of_a_long_text_only_what_shows_that_it_cannot_fit_is_tokenised(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+
+    def encode(prompt: TextPrompt) -> Sequence[int]:
+        encoded.append(len(prompt.text))
+        return [97] * (len(prompt.text) // (1 if "x" in prompt.text else 1000))
+
+    monkeypatch.setattr(ToyTokenizer, "token_bytes", lambda tokenizer, token: b"x" * 1000)
+    server = serve(engine=ToyEngine(context_length=1024), encode_prompt=encode)
+    with pytest.raises(ContextLengthExceeded, match="more than 2048 tokens; prompt and answer together may have 1024"):
+        await server.ask("x" * 10 * PIECE)
+    assert encoded == [PIECE]
+    encoded.clear()
+    assert (await server.ask("o" * 10 * PIECE, max_tokens=1)).usage.prompt_tokens == 10 * PIECE // 1000
+    assert encoded == [PIECE] * 10 + [10 * PIECE]
+
+
 async def test_more_than_may_wait_are_refused_at_once(serve: Serve) -> None:
     server = serve(start=False, limits=Limits(max_waiting=3))
     waiting = [asyncio.create_task(server.ask("patience", max_tokens=2)) for _ in range(3)]
@@ -223,6 +244,68 @@ async def test_more_than_may_wait_are_refused_at_once(serve: Serve) -> None:
     assert refused.value.retry_after
     server.loop.start()
     assert len(await asyncio.gather(*waiting)) == 3
+
+
+async def test_nobody_waits_for_the_long_prompts_of_others(serve: Serve) -> None:
+    goes_on = threading.Event()
+
+    def encode(prompt: TextPrompt) -> Sequence[int]:
+        if len(prompt.text) > LONG:
+            goes_on.wait(30)
+        return prompt.text[:9].encode()
+
+    server = serve(engine=ToyEngine(context_length=2 * LONG, num_blocks=2 * LONG), encode_prompt=encode)
+    long = [asyncio.create_task(server.ask("x" * (LONG + 1), max_tokens=1)) for _ in range(MAX_LONG)]
+    await asyncio.sleep(0)
+    assert len((await server.ask("x" * LONG, max_tokens=3)).tokens) == 3
+    with pytest.raises(Overloaded, match=f"{MAX_LONG} requests are at the step `long prompt`") as refused:
+        await server.ask("x" * (LONG + 1))
+    assert refused.value.retry_after
+    goes_on.set()
+    assert len(await asyncio.gather(*long)) == MAX_LONG
+
+
+async def test_nobody_waits_for_the_grammars_of_others(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on, honest = threading.Event(), GrammarCompiler.compile
+
+    def compile_slowly(compiler: GrammarCompiler, grammar: Grammar) -> Constraint:
+        goes_on.wait(30)
+        return honest(compiler, grammar)
+
+    server = serve()
+    known = Grammar("regex", "yes")
+    await server.ask(PROMPT, grammar=known)
+    monkeypatch.setattr(GrammarCompiler, "compile", compile_slowly)
+    slow = [asyncio.create_task(server.ask(PROMPT, grammar=Grammar("json_object"))) for _ in range(MAX_COMPILING)]
+    await asyncio.sleep(0)
+    assert len((await server.ask(PROMPT, max_tokens=3)).tokens) == 3
+    assert (await server.ask(PROMPT, grammar=known)).text == "yes"
+    with pytest.raises(Overloaded, match=f"{MAX_COMPILING} requests are at the step `grammar`") as refused:
+        await server.ask(PROMPT, grammar=Grammar("regex", "one too many"))
+    assert refused.value.retry_after
+    for task in slow:
+        task.cancel()
+    await asyncio.wait(slow)
+    goes_on.set()
+
+
+async def test_a_request_of_many_prompts_does_not_hold_up_the_next(serve: Serve) -> None:
+    server = serve(engine=ToyEngine(max_sequences=4), start=False)
+    ended: list[str] = []
+
+    async def ask(name: str, group: str) -> None:
+        params = Sampling(temperature=0.0, ignore_eos=True, max_tokens=20)
+        request = Generate(RequestId(name), ModelName("toy"), TextPrompt(name), params, group=group)
+        await drain(server.loop.generate(request))
+        ended.append(name)
+
+    many = [asyncio.create_task(ask(f"many {number}", "many")) for number in range(20)]
+    await until_queued(server, 20)
+    alone = asyncio.create_task(ask("alone", ""))
+    await until_queued(server, 21)
+    server.loop.start()
+    await asyncio.gather(*many, alone)
+    assert ended.index("alone") < 4
 
 
 # -- leaving
@@ -248,7 +331,7 @@ async def test_who_leaves_while_the_prompt_is_prepared_does_not_hold_up_others(s
         return prompt.text.encode()
 
     server = serve(encode_prompt=encode)
-    slow = [asyncio.create_task(server.ask("slow", grammar=Grammar("regex", "("))) for _ in range(100)]
+    slow = [asyncio.create_task(server.ask("slow")) for _ in range(100)]
     for _ in range(2):
         await asyncio.to_thread(began.acquire)
     behind = asyncio.create_task(server.ask(PROMPT, max_tokens=3))
@@ -454,6 +537,34 @@ async def test_an_engine_that_keeps_failing_is_reported_once(serve: Serve) -> No
     with pytest.raises(ModelUnavailable):
         await server.ask(PROMPT)
     assert reports == ["the engine failed 3 steps in a row"]
+
+
+async def test_numbers_that_cannot_be_sampled_fail_their_request_alone(serve: Serve) -> None:
+    server = serve()
+
+    def intervene(rows: Sequence[Row], logits: Logits) -> None:
+        logits[:] = math.nan
+
+    server.engine.intervene = intervene
+    for _ in range(4):
+        with pytest.raises(EngineFailed, match="no token can be chosen"):
+            await server.ask(PROMPT)
+    server.engine.intervene = lambda rows, logits: None
+    assert server.loop.healthy
+    assert len((await server.ask(PROMPT, max_tokens=3)).tokens) == 3
+
+
+async def test_penalties_that_leave_no_token_are_the_clients_fault(serve: Serve) -> None:
+    server = serve()
+
+    def intervene(rows: Sequence[Row], logits: Logits) -> None:
+        logits[:] = 3e38
+
+    server.engine.intervene = intervene
+    for _ in range(4):
+        with pytest.raises(InvalidRequest, match="penalties and biases leave no token"):
+            await server.ask(PROMPT, repetition_penalty=1e-300)
+    assert server.loop.healthy
 
 
 async def test_a_step_that_never_ends_answers_everyone_and_is_reported(serve: Serve) -> None:

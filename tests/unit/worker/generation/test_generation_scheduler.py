@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_decoding_rows_leave_room_for_a_chunk_however_many_there_are() -> None:
     run(planner, 5)
     assert len(planner.running) == 16  # the step's 48 tokens without a chunk of 32
     planner.remove(next(iter(planner.running)))
-    planner.waiting.appendleft(sequence(64, first=200))
+    planner.waiting.send_back(sequence(64, first=200))
     assert shape(run(planner))[-1] == (0, 32, False)
 
 
@@ -215,6 +216,25 @@ def test_nobody_is_let_in_who_would_soon_be_sent_back() -> None:
     planner.submit(sequence(30, first=100))
     run(planner)
     assert len(planner.running) == 1  # two blocks are left, but the first will want one of them
+
+
+def test_a_request_of_many_generations_leaves_room_and_its_turn_to_others() -> None:
+    planner = scheduler(max_sequences=4, waiting=100)
+    many = [replace(sequence(4, max_length=30), group="many") for _ in range(50)]
+    for each in many:
+        planner.submit(each)
+    run(planner, 3)
+    assert list(planner.running) == many[:3]
+    alone = sequence(4)
+    planner.submit(alone)
+    run(planner)
+    assert list(planner.running) == [*many[:3], alone]
+    others = [sequence(4) for _ in range(3)]
+    for other in others:
+        planner.submit(other)
+    planner.remove(many[0])
+    run(planner)
+    assert list(planner.running) == [*many[1:3], alone, others[0]]
 
 
 def test_one_giant_block_a_sequence_is_a_table_of_one_and_all_of_them_are_used() -> None:
