@@ -12,7 +12,7 @@ from typing import Any
 from shoal.aio import Tasks
 from shoal.clock import now
 from shoal.cluster import Member, Membership, Verdict, Vigil
-from shoal.errors import ConfigError, NotFound, ProtocolError, ShoalError, WorkerLost
+from shoal.errors import ConfigError, Conflict, NotFound, ProtocolError, ShoalError, WorkerLost
 from shoal.load_balancer import Health, Pool, Replica
 from shoal.messages import (
     Deploy,
@@ -95,8 +95,10 @@ class Fleet:
         """Take a worker in. Raises :class:`ShoalError` when it cannot be."""
         if connection.peer.role != "worker":
             raise ProtocolError(f"a {connection.peer.role} cannot register as a worker")
-        self._learn(message)
         known = connection in self._links
+        self._check_id(message, connection)
+        self._learn(message)
+        earlier = self._connections.get(message.worker_id)
         self._measured.forget(message.worker_id)  # of an earlier life
         member = self._membership.registered(message, now())
         self._links[connection] = member
@@ -104,6 +106,9 @@ class Fleet:
         self._metrics.workers(self._membership.count())
         if not known:
             self._tasks.start(self._accompany(connection), name=f"accompany {member.worker_id}")
+        if earlier is not None and earlier is not connection:
+            # Who is still there at its other end dials again, and learns where it stands.
+            self._tasks.start(earlier.close("its worker registered anew"), name="close replaced")
         logger.info(
             "%s registered with %s",
             member.worker_id,
@@ -173,9 +178,10 @@ class Fleet:
     def occupy(self, worker_id: WorkerId) -> Iterator[Connection]:
         """The way to a worker, and one place there for as long as a request runs."""
         connection = self._connections.get(worker_id)
-        if connection is None:
+        member = None if connection is None else self._links.get(connection)
+        if connection is None or member is None:
             raise WorkerLost(f"worker {worker_id} has gone")
-        with self._links[connection].occupied():
+        with member.occupied():
             yield connection
 
     # -- for those who change it
@@ -202,6 +208,19 @@ class Fleet:
         return _drain(connection, timeout)
 
     # -- who has gone
+
+    def _check_id(self, message: Register, connection: Connection) -> None:
+        """A connection speaks for one worker, and a worker that is there keeps its id to itself."""
+        own = self._links.get(connection)
+        if own is not None and own.worker_id != message.worker_id:
+            raise ProtocolError(f"{connection.name} has registered as worker {own.worker_id}; it cannot be another too")
+        present = self._connections.get(message.worker_id)
+        if present is None or present is connection or present.is_closed:
+            return
+        member = self._links[present]
+        # Another life of the same worker: the earlier one may have died without a word.
+        if member.registration.instance != message.instance and not self._vigil.is_silent(member, present.heard, now()):
+            raise Conflict(f"there is a worker {message.worker_id} already, and it is another one: give one a new id")
 
     def _member(self, connection: Connection) -> Member:
         try:

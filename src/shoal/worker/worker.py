@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
@@ -50,6 +51,7 @@ Told = dict[tuple[ModelPart, str], MetricFamily]
 REGISTER_TIMEOUT = 10.0  # seconds
 STATUS_PAUSE = 0.02  # seconds between two reports at least: a burst of changes is one report
 METRICS_INTERVAL = 1.0  # seconds
+WILDCARDS = frozenset({"", "0.0.0.0", "::"})  # hosts that mean every address of the machine
 HEARTBEAT = 1.0  # seconds between reports at most, until a coordinator asks for another interval
 
 
@@ -90,9 +92,7 @@ class Worker:
     async def start(self) -> str:
         """Listen, load, register. Returns the address; models go on loading."""
         wanted = join_address(self._config.host, self._config.port)
-        # With a port of its own a worker is known again after a restart.
-        name = wanted if self._config.port else self._instance[:8]
-        self._worker_id = self._worker_id or WorkerId(f"worker-{name}")
+        self._worker_id = self._worker_id or WorkerId(f"worker-{_name(self._config, self._instance)}")
         self._server = Server(hello=self._hello(), handler=self._handle)
         self.address = await self._server.listen(self._network, wanted)
         self._models.start()
@@ -281,6 +281,14 @@ class Worker:
             if not self._in_flight:
                 self._idle.set()
             self._changed.set()
+
+
+def _name(config: WorkerConfig, instance: str) -> str:
+    """With a port of its own a worker is known again after a restart."""
+    if not config.port:
+        return instance[:8]
+    # Every machine has the wildcard addresses, so they tell no worker from another.
+    return join_address(socket.gethostname() if config.host in WILDCARDS else config.host, config.port)
 
 
 def _part(request: Generate | Infer) -> ModelPart:
