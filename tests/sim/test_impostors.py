@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
+import msgspec
 import pytest
 from sim.simulation import COORDINATOR, MODEL, Fleet, counting, fleet, simulate
 
-from shoal.errors import Conflict, ProtocolError
-from shoal.messages import ModelInfo, Register, Resources
-from shoal.rpc import Connection, Handler, Hello
+from shoal.errors import Conflict, Forbidden, InvalidRequest, ProtocolError
+from shoal.messages import (
+    Ack,
+    Answer,
+    Deploy,
+    Drain,
+    Invite,
+    ModelInfo,
+    Register,
+    Registered,
+    Request,
+    Resources,
+    Undeploy,
+)
+from shoal.rpc import Call, Connection, Handler, Hello
 from shoal.rpc.dialer import connect
-from shoal.types import ModelKind, ModelName, ModelState, WorkerId, WorkerState
+from shoal.types import CoordinatorId, ModelKind, ModelName, ModelState, Version, WorkerId, WorkerState
+from shoal.worker.worker import HEARTBEAT
+
+Role = Literal["worker", "client", "coordinator"]
 
 READY = ModelInfo(MODEL, ModelKind.GENERATE, ModelState.READY)
 
@@ -27,7 +44,7 @@ def registration(worker_id: str, *, instance: str = "impostor", **fields: Any) -
 @asynccontextmanager
 async def stranger(
     f: Fleet,
-    role: Literal["worker", "client", "coordinator"] = "worker",
+    role: Role = "worker",
     *,
     at: str = COORDINATOR,
     handler: Handler | None = None,
@@ -100,5 +117,81 @@ def test_of_two_connections_of_one_worker_the_earlier_one_is_closed() -> None:
             assert first.is_closed
             assert not second.is_closed
             assert worker_ids(f) == ["w"]
+
+    simulate(scenario())
+
+
+@pytest.mark.parametrize("order", [Drain(0.1), Deploy(MODEL, Version("2"), {}), Undeploy(MODEL, Version("1"), 0.1)])
+@pytest.mark.parametrize("role", ["client", "worker", "coordinator"])
+def test_a_worker_takes_no_orders_from_strangers(role: Role, order: Request) -> None:
+    async def scenario() -> None:
+        async with fleet(1) as f, stranger(f, role, at=f.workers["w1"].address) as connection:
+            with pytest.raises(Forbidden, match="only from coordinators it has registered with"):
+                await connection.call(order, timeout=1)
+            assert await f.ask() == counting(5)
+
+    simulate(scenario())
+
+
+@pytest.mark.parametrize(("role", "why"), [("client", "invites no worker"), ("coordinator", "its configuration alone")])
+def test_a_worker_that_has_coordinators_follows_no_other(role: Role, why: str) -> None:
+    async def scenario() -> None:
+        async with fleet(1) as f, stranger(f, role, at=f.workers["w1"].address) as connection:
+            with pytest.raises(Forbidden, match=why):
+                await connection.call(Invite(), timeout=1)
+
+    simulate(scenario())
+
+
+def test_a_worker_that_calls_and_is_called_by_one_coordinator_settles_on_one_connection() -> None:
+    async def scenario() -> None:
+        async with fleet(workers=("w1:9001",)) as f:
+            await f.add_worker("w1")
+            await f.until_ready(1)
+            await asyncio.sleep(5)
+            asked = asyncio.create_task(f.ask(500))
+            await asyncio.sleep(9)
+            (member,) = f.coordinator.fleet.members()
+            assert member.sent == 1  # it has not been moved from one connection to the other
+            assert await asked == counting(500)
+
+    simulate(scenario())
+
+
+@pytest.mark.parametrize("answer", [Registered(CoordinatorId("c"), math.nan), Registered(CoordinatorId("c"), 0), Ack()])
+def test_an_invitation_that_leads_to_nonsense_leaves_the_worker_as_it_was(answer: Answer) -> None:
+    async def nonsense(message: Request, call: Call) -> None:
+        await call.send(answer)
+
+    async def scenario() -> None:
+        async with fleet() as f:
+            worker = await f.add_worker("w1", invited=True)
+            async with stranger(f, "coordinator", at=worker.address, handler=nonsense) as connection:
+                await connection.call(Invite(), timeout=1)
+                await asyncio.sleep(1)
+                assert connection.is_closed
+            assert worker._heartbeat == HEARTBEAT
+
+    simulate(scenario())
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"capacity": 0}, "capacity"),
+        ({"capacity": -5}, "capacity"),
+        ({"weight": math.nan}, "weight"),
+        ({"zone": "z" * 257}, "zone"),
+        ({"models": (READY,) * 257}, "models"),
+        ({"models": (msgspec.structs.replace(READY, name=ModelName("m" * 257)),)}, "models"),
+        ({"models": (msgspec.structs.replace(READY, reason="r" * 8193),)}, "models"),
+    ],
+)
+def test_a_registration_beyond_the_bounds_is_refused(fields: dict[str, Any], field: str) -> None:
+    async def scenario() -> None:
+        async with fleet() as f, stranger(f) as connection:
+            with pytest.raises(InvalidRequest):
+                await connection.call(registration("w", **fields), timeout=1)
+            assert worker_ids(f) == []
 
     simulate(scenario())

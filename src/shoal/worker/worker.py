@@ -14,7 +14,7 @@ import psutil
 
 from shoal.aio import Tasks
 from shoal.config import WorkerConfig
-from shoal.errors import Draining, Overloaded, ProtocolError, ShoalError, WorkerLost
+from shoal.errors import Draining, Forbidden, Overloaded, ProtocolError, ShoalError, WorkerLost
 from shoal.messages import (
     Ack,
     Deploy,
@@ -161,11 +161,12 @@ class Worker:
         )
         try:
             answer = await connection.call(message, timeout=REGISTER_TIMEOUT)
+            if not isinstance(answer, Registered):
+                raise ProtocolError(f"{connection.name} answered a registration with {type(answer).__name__}")
         except ShoalError as error:
             logger.warning("registration failed: %s", error.message, extra={"action": "registration_failed"})
             await connection.close("registration failed")
             return
-        assert isinstance(answer, Registered)
         self._heartbeat = min(self._heartbeat, answer.heartbeat_interval)
         self._links[connection] = {}
         self._changed.set()
@@ -235,20 +236,39 @@ class Worker:
                         async for part in parts:
                             await call.send(part)
             case Deploy() | Undeploy():
+                self._check_order(call.connection)
                 await self._change(message)
                 self._tell()  # before the answer: who has it may at once rely on what it knows of this worker
                 await call.send(Ack())
             case ListModels():
                 await call.send(ModelList(self._models.infos()))
             case Invite():
+                is_known = self._is_invited(call.connection)
                 await call.send(Ack())
-                self._tasks.start(self._register(call.connection), name="register")
+                if not is_known:
+                    self._tasks.start(self._register(call.connection), name="register")
             case Drain():
+                self._check_order(call.connection)
                 await self.drain(message.timeout)
                 await call.send(Ack())
                 self._drained.set()
             case _:
                 raise ProtocolError(f"a worker does not take {type(message).__name__}")
+
+    def _is_invited(self, connection: Connection) -> bool:
+        """Is it registered with whoever calls? Raises :class:`Forbidden` for one that may not have it register."""
+        if connection.peer.role != "coordinator":
+            raise Forbidden(f"a {connection.peer.role} invites no worker")
+        if any(link.peer.node_id == connection.peer.node_id for link in self._links):
+            return True
+        if self._config.coordinators:
+            raise Forbidden(f"worker {self._id} serves the coordinators of its configuration alone")
+        return False
+
+    def _check_order(self, connection: Connection) -> None:
+        """Orders come from coordinators that it has registered with. Raises :class:`Forbidden`."""
+        if connection.peer.role != "coordinator" or connection not in self._links:
+            raise Forbidden(f"worker {self._id} takes orders only from coordinators it has registered with")
 
     def _span(self, message: Generate | Infer) -> Span:
         return span(f"run {message.model}", message.trace, kind=SpanKind.SERVER, attributes={"shoal.worker": self._id})
