@@ -26,7 +26,7 @@ _OF_COMMANDS = (FILE_VARIABLE, "SHOAL_ADDRESS", "SHOAL_URL")  # what they ask
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=604_800)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=365 * 86_400)]
 Heartbeat = Annotated[float, msgspec.Meta(ge=0.01, le=3600)]  # seconds
 Count = Annotated[int, msgspec.Meta(ge=1)]
 

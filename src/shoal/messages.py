@@ -36,7 +36,7 @@ from shoal.types import (
     WorkerState,
 )
 
-MAX_SPAN: Final = 7 * 86_400.0  # seconds: beyond what anybody waits for, and no NaN passes a bound
+MAX_SPAN: Final = 365 * 86_400.0  # seconds: more than anybody means, and no NaN passes a bound
 MAX_MODELS: Final = 256  # of one worker; shards count each
 MAX_REASON: Final = 8192  # characters: an error and the last line a process wrote
 

@@ -12,12 +12,14 @@ import msgspec
 import pytest
 from sim.simulation import COORDINATOR, MODEL, Fleet, counting, fleet, simulate
 
-from shoal.errors import Conflict, Forbidden, InvalidRequest, ProtocolError
+from shoal.errors import Conflict, Forbidden, InvalidRequest, Overloaded, ProtocolError, ShoalError
 from shoal.messages import (
     Ack,
     Answer,
+    Chunk,
     Deploy,
     Drain,
+    Generate,
     Invite,
     ModelInfo,
     Register,
@@ -28,7 +30,18 @@ from shoal.messages import (
 )
 from shoal.rpc import Call, Connection, Handler, Hello
 from shoal.rpc.dialer import connect
-from shoal.types import CoordinatorId, ModelKind, ModelName, ModelState, Version, WorkerId, WorkerState
+from shoal.types import (
+    CoordinatorId,
+    ModelKind,
+    ModelName,
+    ModelState,
+    RequestId,
+    Sampling,
+    TextPrompt,
+    Version,
+    WorkerId,
+    WorkerState,
+)
 from shoal.worker.worker import HEARTBEAT
 
 Role = Literal["worker", "client", "coordinator"]
@@ -193,5 +206,45 @@ def test_a_registration_beyond_the_bounds_is_refused(fields: dict[str, Any], fie
             with pytest.raises(InvalidRequest):
                 await connection.call(registration("w", **fields), timeout=1)
             assert worker_ids(f) == []
+
+    simulate(scenario())
+
+
+def test_streams_that_nobody_reads_give_their_places_back() -> None:
+    async def scenario() -> None:
+        async with fleet() as f:
+            await f.add_worker("w1", capacity=8)
+            await f.until_ready(1)
+            hello = Hello(role="client", node_id="stranger", credit=1)
+            connection = await connect(f.network.at("stranger"), COORDINATOR, hello=hello)
+            request = Generate(RequestId("r"), MODEL, TextPrompt("count"), Sampling(max_tokens=500))
+            for _ in range(8):
+                await connection._outbound.open(request, 10.0**15)  # 500 tokens, of which it takes one
+            await asyncio.sleep(1)
+            with pytest.raises(ShoalError):
+                await f.ask()
+            await asyncio.sleep(150)
+            f.assert_nothing_is_left()
+            assert await f.ask() == counting(5)
+            await connection.close()
+
+    simulate(scenario())
+
+
+def test_one_connection_leaves_half_of_the_places_to_others() -> None:
+    async def scenario() -> None:
+        async with fleet(1, max_in_flight=8) as f, stranger(f, "client") as connection:
+            request = Generate(RequestId("r"), MODEL, TextPrompt("count"), Sampling(max_tokens=50))
+            for _ in range(4):
+                await connection._outbound.open(request, 60)
+            with pytest.raises(Overloaded, match="one connection may have 4 requests"):
+                await connection.call(request, timeout=60)
+            assert await asyncio.gather(*(f.ask() for _ in range(4))) == [counting(5)] * 4
+            await asyncio.sleep(3)
+            f.assert_nothing_is_left()
+            answer = await connection.call(
+                msgspec.structs.replace(request, sampling=Sampling(max_tokens=1)), timeout=60
+            )
+            assert isinstance(answer, Chunk)
 
     simulate(scenario())

@@ -11,7 +11,7 @@ from shoal.errors import Cancelled, DeadlineExceeded, ErrorInfo, InvalidRequest,
 from shoal.messages import Answer, Request
 from shoal.rpc.codec import deserialize, serialize
 from shoal.rpc.events import Opened
-from shoal.rpc.limits import Budget
+from shoal.rpc.limits import MAX_STALL, Budget
 from shoal.rpc.protocol import NOTICE, LocalProtocolError, WireProtocol
 from shoal.rpc.writer import Writer
 
@@ -43,7 +43,8 @@ class Call:
     async def send(self, message: Answer) -> None:
         """Send an answer, once the peer has room for it. What ends the wait is the call's deadline or its end.
 
-        Raises :class:`InvalidRequest` or :class:`PayloadTooLarge` for an answer that cannot travel, and
+        Raises :class:`InvalidRequest` or :class:`PayloadTooLarge` for an answer that cannot travel,
+        :class:`DeadlineExceeded` when the peer gives no credit for :data:`MAX_STALL` seconds, and
         :class:`Cancelled` when nobody wants it.
         """
         if self.stream_id == NOTICE:
@@ -55,10 +56,16 @@ class Call:
             if self._writer.is_full:
                 await self._writer.has_room()
             else:
-                self._credited = self._credited or asyncio.Event()
-                self._credited.clear()
-                await self._credited.wait()
+                await self._credit()
         self._writer.write(self._protocol.send(self.stream_id, buffers))
+
+    async def _credit(self) -> None:
+        self._credited = self._credited or asyncio.Event()
+        self._credited.clear()
+        try:
+            await asyncio.wait_for(self._credited.wait(), MAX_STALL)
+        except TimeoutError:
+            raise DeadlineExceeded(f"nobody has read the answer for {MAX_STALL:.0f} s") from None
 
     def wake(self) -> None:
         """There may be credit."""

@@ -24,7 +24,7 @@ from shoal.messages import Ack, Chunk, Deregister, Drain, Infer, Inferred, ListM
 from shoal.rpc import Answers, Call, Connection, Hello, Keepalive, MemoryNetwork
 from shoal.rpc.events import MIN_FRAME
 from shoal.rpc.frames import MAGIC, FrameType, encode_frame, preface
-from shoal.rpc.limits import CREDIT, KIB, MAX_UNPACED_BYTES, MIB, Budget
+from shoal.rpc.limits import CREDIT, KIB, MAX_STALL, MAX_UNPACED_BYTES, MIB, Budget
 from shoal.rpc.protocol import LocalProtocolError
 from shoal.rpc.states import Side
 from shoal.types import ModelName, RequestId, WorkerId
@@ -478,6 +478,30 @@ async def test_a_request_the_peer_cannot_take_is_refused_here(make_pair: MakePai
     with pytest.raises(PayloadTooLarge):
         await pair.left.call(infer(MIN_FRAME), timeout=1)
     await pair.left.call(infer(KIB), timeout=1)
+
+
+async def test_an_answer_that_nobody_reads_ends_after_a_minute(make_pair: MakePair, settle: Settle) -> None:
+    ended: list[float] = []
+
+    async def talk(_message: Message, call: Call) -> None:
+        try:
+            for index in range(1000):
+                await call.send(chunk(index))
+        finally:
+            ended.append(now())
+
+    pair = await make_pair(talk, left_hello=Hello("client", "c", credit=4))
+    began = now()
+    async with pair.left.stream(ASK, timeout=None) as answers:
+        await asyncio.sleep(50)
+        assert [(await anext(answers)).text for _ in range(4)] == ["0", "1", "2", "3"]  # grants credit
+        await asyncio.sleep(50)
+        assert not ended
+        await asyncio.sleep(11)
+        assert ended == pytest.approx([began + 50 + MAX_STALL])
+        with pytest.raises(DeadlineExceeded, match="nobody has read"):
+            async for _ in answers:
+                pass
 
 
 # -- the end
