@@ -20,6 +20,7 @@ from shoal.messages import (
     Deploy,
     Drain,
     Generate,
+    Inferred,
     Invite,
     ModelInfo,
     Register,
@@ -32,12 +33,14 @@ from shoal.rpc import Call, Connection, Handler, Hello
 from shoal.rpc.dialer import connect
 from shoal.types import (
     CoordinatorId,
+    FinishReason,
     ModelKind,
     ModelName,
     ModelState,
     RequestId,
     Sampling,
     TextPrompt,
+    Usage,
     Version,
     WorkerId,
     WorkerState,
@@ -246,5 +249,31 @@ def test_one_connection_leaves_half_of_the_places_to_others() -> None:
                 msgspec.structs.replace(request, sampling=Sampling(max_tokens=1)), timeout=60
             )
             assert isinstance(answer, Chunk)
+
+    simulate(scenario())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Ack(), Inferred({}), Chunk("", (), finish_reason=FinishReason.STOP, usage=Usage(-5, -5))],
+)
+def test_a_worker_that_answers_nonsense_is_passed_over_and_then_left_alone(answer: Answer) -> None:
+    async def nonsense(message: Request, call: Call) -> None:
+        asked.append(message)
+        await call.send(answer)
+
+    asked: list[Request] = []
+
+    async def scenario() -> None:
+        async with fleet(1) as f, stranger(f, handler=nonsense) as connection:
+            await connection.call(registration("w"), timeout=1)
+            for _ in range(40):
+                assert await f.ask() == counting(5)
+            assert 0 < len(asked) < 10  # its failures have taken it out of rotation
+            f.assert_nothing_is_left()
+            await f.workers["w1"].stop()
+            with pytest.raises(ShoalError) as failed:
+                await f.ask()
+            assert failed.value.status == 503 or "answer" in failed.value.message
 
     simulate(scenario())
