@@ -12,7 +12,17 @@ import msgspec
 import pytest
 from sim.simulation import COORDINATOR, MODEL, Fleet, counting, fleet, simulate
 
-from shoal.errors import Conflict, Forbidden, InvalidRequest, Overloaded, ProtocolError, ShoalError
+from shoal.config import ModelConfig
+from shoal.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    ModelNotFound,
+    ModelUnavailable,
+    Overloaded,
+    ProtocolError,
+    ShoalError,
+)
 from shoal.messages import (
     Ack,
     Answer,
@@ -29,6 +39,8 @@ from shoal.messages import (
     Resources,
     Undeploy,
 )
+from shoal.model_registry import make_spec
+from shoal.model_registry.registry import FORGET_AFTER
 from shoal.rpc import Call, Connection, Handler, Hello
 from shoal.rpc.dialer import connect
 from shoal.types import (
@@ -275,5 +287,54 @@ def test_a_worker_that_answers_nonsense_is_passed_over_and_then_left_alone(answe
             with pytest.raises(ShoalError) as failed:
                 await f.ask()
             assert failed.value.status == 503 or "answer" in failed.value.message
+
+    simulate(scenario())
+
+
+def model(name: str, state: ModelState = ModelState.READY) -> ModelInfo:
+    return ModelInfo(ModelName(name), ModelKind.GENERATE, state)
+
+
+def test_a_worker_that_comes_and_goes_leaves_no_names_behind(caplog: pytest.LogCaptureFixture) -> None:
+    bad = ("default", "", "a\nb\x1b[31m", "x" * 100, "a@b")
+
+    async def scenario() -> None:
+        async with fleet(1) as f:
+            async with stranger(f) as connection:
+                await connection.call(registration("w", models=(*map(model, bad), model("fine"))), timeout=1)
+                assert [spec.name for spec in f.registry.list()] == [MODEL, "fine"]
+                assert f.coordinator.plane.ready()
+            assert await f.ask(model=ModelName("default")) == counting(5)
+            assert f.coordinator.plane.ready()
+            with pytest.raises(ModelUnavailable):
+                await f.ask(model=ModelName("fine"))  # it may be starting again
+            await asyncio.sleep(FORGET_AFTER + 11)
+            with pytest.raises(ModelNotFound):
+                await f.ask(model=ModelName("fine"))
+            assert await f.ask() == counting(5)
+
+    simulate(scenario())
+    told = [record.getMessage() for record in caplog.records if "not taken" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("5 of the 6 models of worker w are not taken")
+
+
+def test_a_model_that_failed_everywhere_keeps_nobody_waiting_but_one_that_loads_does() -> None:
+    async def scenario() -> None:
+        async with fleet(1) as f, stranger(f) as connection:
+            assert f.coordinator.plane.ready()
+            await connection.call(registration("w", models=(model("slow", ModelState.LOADING),)), timeout=1)
+            assert not f.coordinator.plane.ready()
+            await connection.call(registration("w", models=(model("slow", ModelState.FAILED),)), timeout=1)
+            assert f.coordinator.plane.ready()
+            assert [served.name for served in f.coordinator.plane.models() if served.failed] == ["slow"]
+
+    simulate(scenario())
+
+
+def test_a_configured_model_that_no_worker_has_is_waited_for() -> None:
+    async def scenario() -> None:
+        async with fleet(1, [make_spec("other", ModelConfig(uri="echo"))]) as f:
+            assert not f.coordinator.plane.ready()
 
     simulate(scenario())

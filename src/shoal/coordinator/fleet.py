@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _TOLD_BY_MODELS = (WorkerState.STARTING, WorkerState.READY)
 INVITE_TIMEOUT = 5.0  # seconds
+ABSENT_INTERVAL = 5.0  # seconds between two looks for models that no worker has any more
 ANSWER_TIMEOUT = 5.0  # seconds a worker has beside the time it was given to drain
 
 
@@ -78,6 +79,7 @@ class Fleet:
 
     def start(self) -> None:
         self._tasks.start(self._watch(), name="watch workers")
+        self._tasks.start(self._forget(), name="forget absent models")
 
     def call(self, network: Network, address: str, hello: Hello, handler: Handler) -> None:
         """Keep a connection to a worker that does not know of this coordinator, and invite it."""
@@ -171,6 +173,10 @@ class Fleet:
                 return ModelState.FAILED, told[0].reason
         return ModelState.LOADING, reason
 
+    def present(self) -> Set[ModelId]:
+        """Every model that some worker has, in whatever state."""
+        return {model for member in self._membership.members() for model in member.models}
+
     def members(self) -> tuple[Member, ...]:
         return self._membership.members()
 
@@ -235,11 +241,29 @@ class Fleet:
         logger.info("%s left: %s", member.worker_id, reason, extra=extra)
 
     def _learn(self, message: Register | Status) -> None:
+        refused: list[ConfigError] = []
         for info in message.models:
             try:
                 self._registry.learn(info)
             except ConfigError as error:
-                logger.warning("%s", error.message, extra={"action": "model_refused", "worker": message.worker_id})
+                refused.append(error)
+        if refused:
+            logger.warning(
+                "%d of the %d models of worker %s are not taken; the first: %s",
+                len(refused),
+                len(message.models),
+                message.worker_id,
+                refused[0].message,
+                extra={"action": "model_refused", "worker": message.worker_id},
+            )
+
+    async def _forget(self) -> None:
+        while True:
+            await asyncio.sleep(ABSENT_INTERVAL)
+            if gone := self._registry.forget_absent(self.present(), now()):
+                extra = {"action": "models_forgotten"}
+                logger.info("no worker has these any more: %s", ", ".join(map(str, gone[:20])), extra=extra)
+                self.on_change()
 
     async def _accompany(self, connection: Connection) -> None:
         """Until a worker's connection ends, however it does; then the worker is out of rotation at once."""
