@@ -317,3 +317,5 @@ Request = (
     | RunSteps
 )
 Answer = Chunk | Inferred | ModelList | Registered | Ack | ModelInfo | StepsLoaded
+#: Those that want no answer: they travel on no stream, and nothing else does.
+Notice = Status | Deregister | LoadReport | MetricsReport

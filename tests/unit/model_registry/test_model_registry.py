@@ -312,7 +312,7 @@ def test_what_only_workers_told_of_is_forgotten_once_none_has_had_it_for_a_while
 
 
 def test_what_an_operator_named_is_not_forgotten() -> None:
-    registry = Registry([model("configured")])
+    registry = Registry([make_spec("configured", ModelConfig(uri="echo"))])
     for info in (learned("m"), learned("n"), learned("n", "2"), learned("o")):
         registry.learn(info)
     registry.point("alias", {"m": 1})
