@@ -22,6 +22,7 @@ from shoal.errors import (
     Overloaded,
     ProtocolError,
     ShoalError,
+    WorkerLost,
 )
 from shoal.messages import (
     Ack,
@@ -65,8 +66,8 @@ READY = ModelInfo(MODEL, ModelKind.GENERATE, ModelState.READY)
 
 
 def registration(worker_id: str, *, instance: str = "impostor", **fields: Any) -> Register:
-    fields = {"capacity": 64, "models": (READY,), "state": WorkerState.READY} | fields
-    return Register(WorkerId(worker_id), instance, "nowhere:1", resources=Resources(), **fields)
+    defaults: dict[str, Any] = {"capacity": 64, "models": (READY,), "state": WorkerState.READY}
+    return Register(WorkerId(worker_id), instance, "nowhere:1", resources=Resources(), **(defaults | fields))
 
 
 @asynccontextmanager
@@ -336,5 +337,19 @@ def test_a_configured_model_that_no_worker_has_is_waited_for() -> None:
     async def scenario() -> None:
         async with fleet(1, [make_spec("other", ModelConfig(uri="echo"))]) as f:
             assert not f.coordinator.plane.ready()
+
+    simulate(scenario())
+
+
+def test_a_worker_that_is_just_being_let_go_counts_as_lost() -> None:
+    async def scenario() -> None:
+        async with fleet() as f, stranger(f) as connection:
+            await connection.call(registration("w"), timeout=1)
+            made = f.coordinator.fleet
+            ours = made._connections[WorkerId("w")]
+            member = made._links.pop(ours)
+            with pytest.raises(WorkerLost), made.occupy(WorkerId("w")):
+                pass
+            made._links[ours] = member
 
     simulate(scenario())
