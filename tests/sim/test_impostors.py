@@ -353,3 +353,13 @@ def test_a_worker_that_is_just_being_let_go_counts_as_lost() -> None:
             made._links[ours] = member
 
     simulate(scenario())
+
+
+def test_a_refused_registration_brings_no_models() -> None:
+    async def scenario() -> None:
+        async with fleet() as f, stranger(f) as connection:
+            with pytest.raises(ProtocolError, match="cannot register as gone"):
+                await connection.call(registration("w", state=WorkerState.GONE), timeout=1)
+            assert len(f.registry) == 0
+
+    simulate(scenario())

@@ -99,10 +99,10 @@ class Fleet:
             raise ProtocolError(f"a {connection.peer.role} cannot register as a worker")
         known = connection in self._links
         self._check_id(message, connection)
-        self._learn(message)
         earlier = self._connections.get(message.worker_id)
         self._measured.forget(message.worker_id)  # of an earlier life
         member = self._membership.registered(message, now())
+        self._learn(message)
         self._links[connection] = member
         self._connections[member.worker_id] = connection
         self._metrics.workers(self._membership.count())
