@@ -26,7 +26,8 @@ _OF_COMMANDS = (FILE_VARIABLE, "SHOAL_ADDRESS", "SHOAL_URL")  # what they ask
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=365 * 86_400)]
+Heartbeat = Annotated[float, msgspec.Meta(ge=0.01, le=3600)]  # seconds
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -46,7 +47,7 @@ class CoordinatorConfig(_Section, frozen=True):
     workers: Annotated[tuple[str, ...], about("HOST:PORT of workers to call; others may register themselves")] = ()
     max_in_flight: Annotated[Count, about("requests admitted at a time; beyond: 429")] = 1024
     request_timeout: Annotated[Seconds, about("seconds, when the client sets no deadline")] = 300.0
-    heartbeat_interval: Annotated[Seconds, about("seconds between reports, asked of the workers")] = 0.5
+    heartbeat_interval: Annotated[Heartbeat, about("seconds between reports, asked of the workers")] = 0.5
     drain_timeout: Annotated[Seconds, about("seconds that running requests have to end when it stops")] = 30.0
     admin: Annotated[Literal["local", "any"], about("who may call /admin: clients on this machine, or anybody")] = (
         "local"
@@ -56,7 +57,7 @@ class CoordinatorConfig(_Section, frozen=True):
 class WorkerConfig(_Section, frozen=True):
     host: Annotated[str, about("where to listen; loopback unless told otherwise")] = "127.0.0.1"
     port: Annotated[Port, about("for coordinators; 0: any that is free")] = 9001
-    coordinators: Annotated[tuple[str, ...], about("HOST:PORT to register with; others may call")] = ()
+    coordinators: Annotated[tuple[str, ...], about("HOST:PORT to register with; with none, any may call")] = ()
     models: Annotated[tuple[str, ...], about("what to load: NAME[@VERSION] or NAME[@VERSION]=URI")] = ()
     replicas: Annotated[
         tuple[str, ...], about("which of the file's models to load, NAME[@VERSION][#SHARD]; none: all of them")

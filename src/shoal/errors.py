@@ -8,7 +8,7 @@ never as a pickled exception.
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -23,7 +23,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, array_like=True):
     code: str
     message: str
     param: str | None = None  # the field that was wrong
-    retry_after: float | None = None  # seconds
+    retry_after: Annotated[float, msgspec.Meta(ge=0, le=86_400)] | None = None  # seconds
 
 
 class ShoalError(Exception):

@@ -7,7 +7,7 @@ never clock readings: the clocks of two machines differ.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -22,6 +22,7 @@ from shoal.types import (
     ModelName,
     ModelPart,
     ModelState,
+    Probability,
     Prompt,
     RequestId,
     Sampling,
@@ -34,6 +35,18 @@ from shoal.types import (
     WorkerId,
     WorkerState,
 )
+
+MAX_SPAN: Final = 365 * 86_400.0  # seconds: more than anybody means, and no NaN passes a bound
+MAX_MODELS: Final = 256  # of one worker; shards count each
+MAX_REASON: Final = 8192  # characters: an error and the last line a process wrote
+
+Span = Annotated[float, msgspec.Meta(ge=0, le=MAX_SPAN)]
+Interval = Annotated[float, msgspec.Meta(ge=0.01, le=3600)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # that a program without 64-bit integers can read too
+Capacity = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+Weight = Annotated[float, msgspec.Meta(gt=0, le=1000)]
+Label = Annotated[str, msgspec.Meta(max_length=256)]
+Reason = Annotated[str, msgspec.Meta(max_length=MAX_REASON)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -108,16 +121,16 @@ class ModelList(Message, frozen=True):
 class ModelInfo(Message, frozen=True):
     """What a worker tells of a model it has."""
 
-    name: ModelName
+    name: Annotated[ModelName, msgspec.Meta(max_length=256)]
     kind: ModelKind
     state: ModelState
-    version: Version = FIRST_VERSION
-    reason: str = ""  # why it failed
-    context_length: int = 0  # tokens; 0 for tensor models
+    version: Annotated[Version, msgspec.Meta(max_length=256)] = FIRST_VERSION
+    reason: Reason = ""  # why it failed
+    context_length: Number = 0  # tokens; 0 for tensor models
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     batchable: bool = True  # may several requests share a run?
-    shard: int | None = None  # the part of the key space it holds; None: all of it
+    shard: Number | None = None  # the part of the key space it holds; None: all of it
     aliases: tuple[str, ...] = ()  # other names that lead to it; a coordinator tells
     live: bool = True  # does it answer to the bare name? A coordinator tells
 
@@ -133,14 +146,14 @@ class ModelInfo(Message, frozen=True):
 class Load(Message, frozen=True):
     """How busy a worker is."""
 
-    in_flight: int = 0  # requests
-    waiting: int = 0  # requests that no engine has begun
-    kv_used: float = 0.0  # share of the KV blocks in use, 0 to 1
+    in_flight: Number = 0  # requests
+    waiting: Number = 0  # requests that no engine has begun
+    kv_used: Probability = 0.0  # share of the KV blocks in use
 
 
 class Resources(Message, frozen=True):
-    cpus: int = 0
-    memory_bytes: int = 0
+    cpus: Number = 0
+    memory_bytes: Number = 0
 
 
 class Invite(Message, frozen=True):
@@ -150,43 +163,43 @@ class Invite(Message, frozen=True):
 class Register(Message, frozen=True):
     """A worker introduces itself; answered by :class:`Registered`. Valid until the connection ends."""
 
-    worker_id: WorkerId
-    instance: str  # new with every start of the process: tells a restart from a second connection
-    address: str  # HOST:PORT where the worker listens
-    capacity: int  # requests it takes at a time
+    worker_id: Annotated[WorkerId, msgspec.Meta(min_length=1, max_length=256)]
+    instance: Label  # new with every start of the process: tells a restart from a second connection
+    address: Label  # HOST:PORT where the worker listens
+    capacity: Capacity  # requests it takes at a time
     resources: Resources
     state: WorkerState
-    models: tuple[ModelInfo, ...]
-    zone: str = ""
-    role: str = "both"  # prefill, decode or both
-    weight: float = 1.0  # its share of the work beside others of its capacity
+    models: Annotated[tuple[ModelInfo, ...], msgspec.Meta(max_length=MAX_MODELS)]
+    zone: Label = ""
+    role: Label = "both"  # prefill, decode or both
+    weight: Weight = 1.0  # its share of the work beside others of its capacity
 
 
 class Registered(Message, frozen=True):
     coordinator_id: CoordinatorId
-    heartbeat_interval: float  # seconds
+    heartbeat_interval: Interval  # seconds
 
 
 class Status(Message, frozen=True):
     """Heartbeat: sent on every change and at least every interval. No answer."""
 
-    worker_id: WorkerId
+    worker_id: Annotated[WorkerId, msgspec.Meta(min_length=1, max_length=256)]
     state: WorkerState
     load: Load
-    models: tuple[ModelInfo, ...]
+    models: Annotated[tuple[ModelInfo, ...], msgspec.Meta(max_length=MAX_MODELS)]
 
 
 class Deregister(Message, frozen=True):
     """The worker leaves and takes nothing more. No answer."""
 
-    worker_id: WorkerId
-    reason: str
+    worker_id: Annotated[WorkerId, msgspec.Meta(min_length=1, max_length=256)]
+    reason: Reason
 
 
 class Drain(Message, frozen=True):
     """Coordinator to worker: finish what you have, then leave. Answered by :class:`Ack`."""
 
-    timeout: float  # seconds
+    timeout: Span  # seconds
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):
@@ -207,7 +220,7 @@ class MetricFamily(msgspec.Struct, frozen=True, array_like=True):
 class MetricsReport(Message, frozen=True):
     """Engine process to worker to coordinator: the metrics that have changed since the last report. No answer."""
 
-    source: str  # which part of the worker measures: a model, or the worker itself
+    source: Label  # which part of the worker measures: a model, or the worker itself
     families: tuple[MetricFamily, ...]
 
 
@@ -225,7 +238,7 @@ class Undeploy(Message, frozen=True):
 
     name: ModelName
     version: Version
-    timeout: float  # seconds for what runs
+    timeout: Span  # seconds for what runs
 
 
 class Ack(Message, frozen=True):
@@ -265,7 +278,7 @@ class LoadSteps(Message, frozen=True):
     preproc: tuple[StepSpec, ...]
     postproc: tuple[StepSpec, ...]
     folder: str | None  # of the model's files
-    timeout: float  # seconds for one request; a process that is stuck beyond them ends itself
+    timeout: Span  # seconds for one request; a process that is stuck beyond them ends itself
 
 
 class StepsLoaded(Message, frozen=True):
@@ -305,3 +318,5 @@ Request = (
     | RunSteps
 )
 Answer = Chunk | Inferred | ModelList | Registered | Ack | ModelInfo | StepsLoaded
+#: Those that want no answer: they travel on no stream, and nothing else does.
+Notice = Status | Deregister | LoadReport | MetricsReport

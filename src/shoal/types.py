@@ -23,6 +23,7 @@ Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
 TopP = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+TokenCount = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 RepetitionPenalty = Annotated[float, msgspec.Meta(ge=0.01, le=10)]  # scores are divided by it
 
 
@@ -161,9 +162,9 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 class Usage(msgspec.Struct, frozen=True, array_like=True):
     """Counted in tokens."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0  # the part of the prompt whose KV was already there
+    prompt_tokens: TokenCount
+    completion_tokens: TokenCount
+    cached_tokens: TokenCount = 0  # the part of the prompt whose KV was already there
 
 
 class TensorSpec(msgspec.Struct, frozen=True):

@@ -54,6 +54,10 @@ class Vigil:
             self._awake_since = now
         self._looked = now
 
+    def is_silent(self, worker: Watched, heard: float, now: float) -> bool:
+        """Has nothing come from it for so long that a living worker would have been heard?"""
+        return now - heard > worker.heartbeat + self.patience.late + self.patience.answer
+
     def judge(self, worker: Watched, heard: float, now: float) -> Verdict:
         """``heard``: when anything last came from it."""
         patience = self.patience

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
 
 from shoal.errors import Draining, Overloaded
@@ -42,3 +43,24 @@ class Admission:
         self.closed = True
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout)
+
+
+class Shares:
+    """How many requests each peer may have running, so that no single one takes every place."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._running: Counter[Hashable] = Counter()
+
+    @contextmanager
+    def take(self, peer: Hashable) -> Iterator[None]:
+        """One place of the peer's for as long as a request runs. Raises :class:`Overloaded` when it has none left."""
+        if self._running[peer] >= self._limit:
+            raise Overloaded(f"one connection may have {self._limit} requests at a time", retry_after=RETRY_AFTER)
+        self._running[peer] += 1
+        try:
+            yield
+        finally:
+            self._running[peer] -= 1
+            if not self._running[peer]:
+                del self._running[peer]

@@ -45,6 +45,7 @@ class ServedModel:
     context_length: int = 0  # tokens
     failed: bool = False  # every worker that has it could not load it
     reason: str = ""  # why it is not ready, where that is known
+    absent: bool = False  # only workers told of it, and none has it now
 
     @property
     def state(self) -> ModelState:
@@ -75,7 +76,10 @@ class DataPlane:
         self._created = int(time.time())
 
     def models(self) -> Sequence[ServedModel]:
-        return [self._served(spec) for spec in self._registry.list()]
+        present = self._fleet.present()
+        return [
+            self._served(spec, absent=spec.source is None and spec.id not in present) for spec in self._registry.list()
+        ]
 
     def find(self, name: str, version: str | None = None, *, key: str = "") -> ModelSpec:
         """The model of a name or an alias; of several behind an alias ``key`` chooses, and the same one each time.
@@ -85,9 +89,15 @@ class DataPlane:
         return self._registry.resolve(name if version is None else f"{name}@{version}", key=key)
 
     def ready(self) -> bool:
-        """Is every model that is known ready on at least one worker, and may requests come in?"""
-        specs = self._registry.list()
-        return not self._admission.closed and bool(specs) and all(self._fleet.is_ready(spec.id) for spec in specs)
+        """May requests come? At least one model is ready, and none is still to come.
+
+        A model that has failed on every worker keeps nobody waiting, nor does one that left with its workers.
+        """
+        if self._admission.closed:
+            return False
+        models = self.models()
+        waiting = (model for model in models if not (model.ready or model.failed or model.absent))
+        return any(model.ready for model in models) and not any(waiting)
 
     async def generate(self, request: Generate, *, timeout: float | None = None) -> AsyncGenerator[Chunk, None]:
         """The answer in chunks; the last has a finish reason. Closing the generator stops the computing.
@@ -139,7 +149,7 @@ class DataPlane:
                         conclude(made, answer)
                         yield answer
 
-    def _served(self, spec: ModelSpec) -> ServedModel:
+    def _served(self, spec: ModelSpec, *, absent: bool) -> ServedModel:
         state, reason = self._fleet.state(spec.id)
         return ServedModel(
             name=spec.name,
@@ -155,6 +165,7 @@ class DataPlane:
             context_length=spec.context_length,
             failed=state is ModelState.FAILED,
             reason=reason,
+            absent=absent,
         )
 
     @contextmanager

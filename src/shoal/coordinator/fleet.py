@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from shoal.aio import Tasks
 from shoal.clock import now
 from shoal.cluster import Member, Membership, Verdict, Vigil
-from shoal.errors import ConfigError, NotFound, ProtocolError, ShoalError, WorkerLost
+from shoal.errors import ConfigError, Conflict, NotFound, ProtocolError, ShoalError, WorkerLost
 from shoal.load_balancer import Health, Pool, Replica
 from shoal.messages import (
     Deploy,
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _TOLD_BY_MODELS = (WorkerState.STARTING, WorkerState.READY)
 INVITE_TIMEOUT = 5.0  # seconds
+ABSENT_INTERVAL = 5.0  # seconds between two looks for models that no worker has any more
 ANSWER_TIMEOUT = 5.0  # seconds a worker has beside the time it was given to drain
 
 
@@ -78,6 +79,7 @@ class Fleet:
 
     def start(self) -> None:
         self._tasks.start(self._watch(), name="watch workers")
+        self._tasks.start(self._forget(), name="forget absent models")
 
     def call(self, network: Network, address: str, hello: Hello, handler: Handler) -> None:
         """Keep a connection to a worker that does not know of this coordinator, and invite it."""
@@ -95,15 +97,20 @@ class Fleet:
         """Take a worker in. Raises :class:`ShoalError` when it cannot be."""
         if connection.peer.role != "worker":
             raise ProtocolError(f"a {connection.peer.role} cannot register as a worker")
-        self._learn(message)
         known = connection in self._links
+        self._check_id(message, connection)
+        earlier = self._connections.get(message.worker_id)
         self._measured.forget(message.worker_id)  # of an earlier life
         member = self._membership.registered(message, now())
+        self._learn(message)
         self._links[connection] = member
         self._connections[member.worker_id] = connection
         self._metrics.workers(self._membership.count())
         if not known:
             self._tasks.start(self._accompany(connection), name=f"accompany {member.worker_id}")
+        if earlier is not None and earlier is not connection:
+            # Who is still there at its other end dials again, and learns where it stands.
+            self._tasks.start(earlier.close("its worker registered anew"), name="close replaced")
         logger.info(
             "%s registered with %s",
             member.worker_id,
@@ -166,6 +173,10 @@ class Fleet:
                 return ModelState.FAILED, told[0].reason
         return ModelState.LOADING, reason
 
+    def present(self) -> Set[ModelId]:
+        """Every model that some worker has, in whatever state."""
+        return {model for member in self._membership.members() for model in member.models}
+
     def members(self) -> tuple[Member, ...]:
         return self._membership.members()
 
@@ -173,9 +184,10 @@ class Fleet:
     def occupy(self, worker_id: WorkerId) -> Iterator[Connection]:
         """The way to a worker, and one place there for as long as a request runs."""
         connection = self._connections.get(worker_id)
-        if connection is None:
+        member = None if connection is None else self._links.get(connection)
+        if connection is None or member is None:
             raise WorkerLost(f"worker {worker_id} has gone")
-        with self._links[connection].occupied():
+        with member.occupied():
             yield connection
 
     # -- for those who change it
@@ -203,6 +215,19 @@ class Fleet:
 
     # -- who has gone
 
+    def _check_id(self, message: Register, connection: Connection) -> None:
+        """A connection speaks for one worker, and a worker that is there keeps its id to itself."""
+        own = self._links.get(connection)
+        if own is not None and own.worker_id != message.worker_id:
+            raise ProtocolError(f"{connection.name} has registered as worker {own.worker_id}; it cannot be another too")
+        present = self._connections.get(message.worker_id)
+        if present is None or present is connection or present.is_closed:
+            return
+        member = self._links[present]
+        # Another life of the same worker: the earlier one may have died without a word.
+        if member.registration.instance != message.instance and not self._vigil.is_silent(member, present.heard, now()):
+            raise Conflict(f"there is a worker {message.worker_id} already, and it is another one: give one a new id")
+
     def _member(self, connection: Connection) -> Member:
         try:
             return self._links[connection]
@@ -216,11 +241,29 @@ class Fleet:
         logger.info("%s left: %s", member.worker_id, reason, extra=extra)
 
     def _learn(self, message: Register | Status) -> None:
+        refused: list[ConfigError] = []
         for info in message.models:
             try:
                 self._registry.learn(info)
             except ConfigError as error:
-                logger.warning("%s", error.message, extra={"action": "model_refused", "worker": message.worker_id})
+                refused.append(error)
+        if refused:
+            logger.warning(
+                "%d of the %d models of worker %s are not taken; the first: %s",
+                len(refused),
+                len(message.models),
+                message.worker_id,
+                refused[0].message,
+                extra={"action": "model_refused", "worker": message.worker_id},
+            )
+
+    async def _forget(self) -> None:
+        while True:
+            await asyncio.sleep(ABSENT_INTERVAL)
+            if gone := self._registry.forget_absent(self.present(), now()):
+                extra = {"action": "models_forgotten"}
+                logger.info("no worker has these any more: %s", ", ".join(map(str, gone[:20])), extra=extra)
+                self.on_change()
 
     async def _accompany(self, connection: Connection) -> None:
         """Until a worker's connection ends, however it does; then the worker is out of rotation at once."""

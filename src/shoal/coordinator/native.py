@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 
 from shoal.clock import now
+from shoal.coordinator.admission import Shares
 from shoal.coordinator.dataplane import DataPlane
 from shoal.coordinator.fleet import Fleet
 from shoal.errors import ProtocolError
@@ -25,20 +26,25 @@ from shoal.types import ModelName, Version
 
 
 class NativeSurface:
-    def __init__(self, plane: DataPlane, fleet: Fleet) -> None:
+    """``share``: requests of one connection at a time."""
+
+    def __init__(self, plane: DataPlane, fleet: Fleet, *, share: int) -> None:
         self._plane = plane
         self._fleet = fleet
+        self._shares = Shares(share)
 
     async def handle(self, message: Request, call: Call) -> None:
         match message:
             case Generate():
-                async with aclosing(self._plane.generate(message, timeout=_left(call))) as chunks:
-                    async for chunk in chunks:
-                        await call.send(chunk)
+                with self._shares.take(call.connection):
+                    async with aclosing(self._plane.generate(message, timeout=_left(call))) as chunks:
+                        async for chunk in chunks:
+                            await call.send(chunk)
             case Infer():
-                async with aclosing(self._plane.infer_stream(message, timeout=_left(call))) as parts:
-                    async for part in parts:
-                        await call.send(part)
+                with self._shares.take(call.connection):
+                    async with aclosing(self._plane.infer_stream(message, timeout=_left(call))) as parts:
+                        async for part in parts:
+                            await call.send(part)
             case ListModels():
                 await call.send(ModelList(tuple(self._models())))
             case Status():

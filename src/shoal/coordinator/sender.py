@@ -18,15 +18,15 @@ from shoal.coordinator.decisions import Decisions
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.journey import Journey
 from shoal.coordinator.observation import is_last
-from shoal.errors import DeadlineExceeded, ShoalError, WorkerLost
+from shoal.errors import DeadlineExceeded, EngineFailed, ProtocolError, ShoalError, WorkerLost
 from shoal.load_balancer import Health, Outcome, Replica, RetryBudget
-from shoal.messages import Answer, Generate, Infer
+from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec
 from shoal.router import RoutingDecision, route
 from shoal.telemetry import CoordinatorMetrics
 from shoal.telemetry.genai import caused
 from shoal.telemetry.tracing import Span, SpanKind, span
-from shoal.types import ModelPart
+from shoal.types import ModelPart, WorkerId
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +169,7 @@ class Sender:
             with self._fleet.occupy(worker_id) as connection, _span(request, decision) as made:
                 async with connection.stream(caused(request, made), timeout=deadline - began) as answers:
                     async for answer in answers:
+                        _check(answer, request, worker_id)
                         if not answered:
                             answered = True
                             _observe(replica, began)
@@ -178,6 +179,9 @@ class Sender:
                             return
                         yield answer
                     raise WorkerLost(f"worker {worker_id} ended the answer before its end")
+        except ProtocolError as error:
+            outcome = Outcome.FAILURE
+            raise EngineFailed(f"worker {worker_id} answers what cannot be understood: {error.message}") from error
         except ShoalError as error:
             outcome = _outcome(error)
             raise
@@ -185,6 +189,12 @@ class Sender:
             self._health.end(attempt, outcome, now())
             if not answered and replica is not None:
                 replica.latency.waited(now() - began, now())
+
+
+def _check(answer: Answer, request: Generate | Infer, worker_id: WorkerId) -> None:
+    """Raises :class:`EngineFailed` for what is no answer to this request: another worker may have a better one."""
+    if not isinstance(answer, Chunk if isinstance(request, Generate) else Inferred):
+        raise EngineFailed(f"worker {worker_id} answered {type(request).__name__} with {type(answer).__name__}")
 
 
 def _outcome(error: ShoalError) -> Outcome:

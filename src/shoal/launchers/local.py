@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import ClassVar
 
 logger = logging.getLogger(__name__)
 
@@ -129,15 +130,24 @@ def describe_exit(code: int, tail: Sequence[str]) -> str:
 
 
 class RestartPolicy:
-    """When to start a child again after it died: after 0.5, 1, 2 … 30 s, and not at all in a crash loop."""
+    """When to start a child again after it ended: after 0.5, 1, 2 … 30 s, and not at all in a crash loop."""
+
+    PAUSE: ClassVar[float] = 0.5  # seconds, after the first end
 
     def __init__(self) -> None:
         self.crashes = 0  # in a row
+        self._short_lives = 0  # in a row, however they ended
 
-    def delay(self, lived: float) -> float | None:
-        """Seconds to wait after a life of ``lived`` seconds; None: it has died too often, leave it."""
-        self.crashes = 1 if lived > STABLE_AFTER else self.crashes + 1
-        return None if self.crashes >= MAX_CRASHES else min(30.0, 0.5 * 2.0 ** (self.crashes - 1))
+    def delay(self, lived: float, *, crashed: bool = True) -> float | None:
+        """Seconds to wait after a life of ``lived`` seconds; None: it has died too often, leave it.
+
+        An end in order, which somebody asked for, is no crash.
+        """
+        if lived > STABLE_AFTER:
+            self.crashes = self._short_lives = 0
+        self.crashes += crashed
+        self._short_lives += 1
+        return None if self.crashes >= MAX_CRASHES else min(30.0, self.PAUSE * 2.0 ** min(self._short_lives - 1, 6))
 
 
 async def keep_running(name: str, start: Callable[[], Awaitable[ChildProcess]], *, stop_timeout: float) -> str:
@@ -154,10 +164,11 @@ async def keep_running(name: str, start: Callable[[], Awaitable[ChildProcess]], 
             reason = await process.wait()
         finally:
             await process.stop(stop_timeout)
-        pause = policy.delay(loop.time() - began)
+        pause = policy.delay(loop.time() - began, crashed=process.returncode != 0)
         extra = {"action": "child_died", "child": name, "crashes": policy.crashes}
         if pause is None:
             logger.error("%s died %d times in a row, last: %s", name, policy.crashes, reason, extra=extra)
             return reason
-        logger.error("%s %s; starting it again in %.1f s", name, reason, pause, extra=extra)
+        level = logging.ERROR if process.returncode else logging.INFO
+        logger.log(level, "%s %s; starting it again in %.1f s", name, reason, pause, extra=extra)
         await asyncio.sleep(pause)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Final
 
@@ -16,6 +16,7 @@ from shoal.types import ModelId, ModelKind, ModelName, ModelPart, Version
 
 MAX_MODELS: Final = 16_384  # versions counted; metrics have a series a model
 MAX_ALIASES: Final = 16_384
+FORGET_AFTER: Final = 60.0  # seconds that no worker has had a model which only workers told of: twice a restart
 _NAMES_SHOWN: Final = 20  # in an error
 _REMOVED_KEPT: Final = 1024  # names that were taken out, so that nobody brings them back by accident
 
@@ -36,6 +37,7 @@ class Registry:
         self._reserved: dict[ModelId, ModelSpec] = {}
         self._removed: dict[ModelId, None] = {}  # the longest ago first
         self._removed_aliases: dict[ModelName, None] = {}
+        self._absent: dict[ModelId, float] = {}  # learned, and since when no worker has had it
         for spec in specs:
             self.add(spec)
         for alias, targets in (aliases or {}).items():
@@ -83,18 +85,38 @@ class Registry:
     def learn(self, info: ModelInfo) -> None:
         """Take in what a worker tells of a model; what was configured stays as it is.
 
-        A version that was removed, or is not to be found yet, stays so. Raises like :meth:`add`, and when the worker's
-        model is of another kind.
+        A version that was removed, or is not to be found yet, stays so. Raises like :meth:`add`, when the worker's
+        model is of another kind, and for a name that no configured model could have.
         """
         if info.id in self._removed or info.id in self._reserved:
             return
         known = self._specs.get(info.id)
         if known is None:
+            parse_model_id(str(info.id))
+            if info.name == DEFAULT_ALIAS:
+                raise ConfigError(f"no worker's model can be called '{DEFAULT_ALIAS}'", param="models")
             self.add(ModelSpec(name=info.name, kind=info.kind, version=info.version).completed(info))
         elif known.kind is not info.kind:
             raise ConfigError(f"model '{known.id}' {DOES[known.kind]}, but a worker's {DOES[info.kind]}", param="kind")
         else:
             self._specs[info.id] = known.completed(info)
+
+    def forget_absent(self, present: Set[ModelId], now: float) -> Sequence[ModelId]:
+        """Take out what only workers told of, once none has had it for :data:`FORGET_AFTER` seconds.
+
+        ``present``: what workers have now. What an alias leads to, or was promoted, stays: an operator named it.
+        """
+        absent = [spec.id for spec in self._specs.values() if spec.source is None and spec.id not in present]
+        named = {target for targets in self._aliases.values() for target in targets}
+        self._absent = {
+            model: self._absent.get(model, now)
+            for model in absent
+            if not named & {model.name, str(model)} and self._promoted.get(model.name) != model.version
+        }
+        gone = [model for model, since in self._absent.items() if now - since >= FORGET_AFTER]
+        for model in gone:
+            self._forget(model)
+        return gone
 
     def remove(self, models: Iterable[ModelId]) -> None:
         """Take versions of one model out, with the aliases that their own settings made.
@@ -267,6 +289,15 @@ class Registry:
                 raise Conflict(
                     f"alias '{alias}' leads to {self._targets(alias)}: point it elsewhere first", param="model"
                 )
+
+    def _forget(self, model: ModelId) -> None:
+        del self._specs[model], self._absent[model]
+        if self.is_live(model):
+            staying = self.versions(model.name)
+            if staying:
+                self._live[model.name] = staying[0].version
+            else:
+                del self._live[model.name]
 
     def _is_own(self, alias: str, spec: ModelSpec) -> bool:
         """Is the alias still as the settings of this model made it?"""

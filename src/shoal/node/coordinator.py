@@ -100,7 +100,9 @@ class Coordinator:
         )
         self.overview = Overview(registry=registry, fleet=self.fleet, in_flight=in_flight, control=self.control)
         self._hello = Hello(role="coordinator", node_id=name)
-        self._handle = NativeSurface(self.plane, self.fleet).handle
+        # A client's many requests come on one connection; half of the places are left to the others.
+        share = max(1, settings.max_in_flight // 2)
+        self._handle = NativeSurface(self.plane, self.fleet, share=share).handle
         self.server = Server(hello=self._hello, handler=self._handle)
 
     def start(self) -> None:

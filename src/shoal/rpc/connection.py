@@ -154,6 +154,11 @@ class Connection(asyncio.Protocol):
         """Wait for no answer any longer; the connection itself stays."""
         self._outbound.give_up(lambda: WorkerLost(f"{self.name}: {reason}"))
 
+    def reject(self, reason: str) -> None:
+        """End it because the peer breaks the rules."""
+        if not self.is_closed:
+            self._broken(ProtocolError(reason))
+
     async def close(self, reason: str = "closed") -> None:
         """Say goodbye, end every call of either side, and wait until all is over."""
         if not self.is_closed:
@@ -235,10 +240,7 @@ class Connection(asyncio.Protocol):
                 self._lose(f"it said goodbye: {reason}")
                 self._end_transport()
             case Broken(error):
-                extra = {"action": "protocol_error"}
-                logger.warning("%s broke the protocol: %s", self.name, error, extra=extra)
-                self._failure = error
-                self._part(error.message, f"it broke the protocol: {error}")
+                self._broken(error)
 
     def _begin(self) -> None:
         self._stop_timer()
@@ -270,6 +272,11 @@ class Connection(asyncio.Protocol):
         self._abort(f"it did not introduce itself within {self._handshake_timeout} s")
 
     # -- the end
+
+    def _broken(self, error: ProtocolError) -> None:
+        logger.warning("%s broke the protocol: %s", self.name, error, extra={"action": "protocol_error"})
+        self._failure = error
+        self._part(error.message, f"it broke the protocol: {error}")
 
     def _loss(self) -> WorkerLost | None:
         """The error for everyone who waits on a connection that is over: a new one for each."""

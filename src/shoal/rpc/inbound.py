@@ -8,10 +8,10 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shoal.errors import Cancelled, DeadlineExceeded, ErrorInfo, InvalidRequest, Overloaded, ShoalError, WorkerLost
-from shoal.messages import Answer, Request
+from shoal.messages import Answer, Notice, Request
 from shoal.rpc.codec import deserialize, serialize
 from shoal.rpc.events import Opened
-from shoal.rpc.limits import Budget
+from shoal.rpc.limits import MAX_REFUSED_NOTICES, MAX_STALL, Budget
 from shoal.rpc.protocol import NOTICE, LocalProtocolError, WireProtocol
 from shoal.rpc.writer import Writer
 
@@ -43,7 +43,8 @@ class Call:
     async def send(self, message: Answer) -> None:
         """Send an answer, once the peer has room for it. What ends the wait is the call's deadline or its end.
 
-        Raises :class:`InvalidRequest` or :class:`PayloadTooLarge` for an answer that cannot travel, and
+        Raises :class:`InvalidRequest` or :class:`PayloadTooLarge` for an answer that cannot travel,
+        :class:`DeadlineExceeded` when the peer gives no credit for :data:`MAX_STALL` seconds, and
         :class:`Cancelled` when nobody wants it.
         """
         if self.stream_id == NOTICE:
@@ -55,10 +56,16 @@ class Call:
             if self._writer.is_full:
                 await self._writer.has_room()
             else:
-                self._credited = self._credited or asyncio.Event()
-                self._credited.clear()
-                await self._credited.wait()
+                await self._credit()
         self._writer.write(self._protocol.send(self.stream_id, buffers))
+
+    async def _credit(self) -> None:
+        self._credited = self._credited or asyncio.Event()
+        self._credited.clear()
+        try:
+            await asyncio.wait_for(self._credited.wait(), MAX_STALL)
+        except TimeoutError:
+            raise DeadlineExceeded(f"nobody has read the answer for {MAX_STALL:.0f} s") from None
 
     def wake(self) -> None:
         """There may be credit."""
@@ -92,6 +99,7 @@ class Inbound:
         self._budget = budget
         self._tasks: dict[asyncio.Task[None], Call] = {}
         self._by_stream: dict[int, asyncio.Task[None]] = {}  # without notices
+        self._refused_notices = 0
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -135,7 +143,11 @@ class Inbound:
         clock = asyncio.timeout_at(call.deadline)
         try:
             async with clock:
-                await handler(deserialize(event.payload, Request), call)
+                message = deserialize(event.payload, Request)
+                if call.stream_id == NOTICE and not isinstance(message, Notice):
+                    self._connection.reject(f"{type(message).__name__} wants an answer, so it needs a stream")
+                    return
+                await handler(message, call)
             call.end()
         except ShoalError as error:
             self._refuse(call, error)
@@ -150,6 +162,9 @@ class Inbound:
         if call.stream_id == NOTICE:
             extra = {"action": "notice_refused", "code": error.code}
             logger.warning("a notice of %s was refused: %s", self._connection.name, error, extra=extra)
+            self._refused_notices += 1
+            if self._refused_notices >= MAX_REFUSED_NOTICES:
+                self._connection.reject(f"{self._refused_notices} of its notices were refused")
         call.fail(error.to_info())
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -36,6 +36,16 @@ MAX_INBOUND_BYTES: Final = 512 * MIB
 #: reads nothing. A peer that makes us owe more than this is stuck or hostile.
 MAX_UNPACED_BYTES: Final = 4 * MIB
 
+#: Seconds that an answer waits for credit. Who reads it grants some with every few parts, so after a minute without
+#: nobody reads; the stream ends, for it holds a place in an engine that others could use.
+MAX_STALL: Final = 60.0
+
+#: Seconds of a request's timeout, as over HTTP; a longer one is taken for this.
+MAX_TIMEOUT: Final = 24 * 3600.0
+
+#: Notices of one connection that may be refused. A neighbour that keeps the rules sends none.
+MAX_REFUSED_NOTICES: Final = 10
+
 
 class Unfinished:
     """What frames in the making hold, in bytes, for all connections that share this."""

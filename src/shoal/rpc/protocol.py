@@ -38,7 +38,7 @@ from shoal.rpc.frames import (
     encode_frame,
     preface,
 )
-from shoal.rpc.limits import Unfinished
+from shoal.rpc.limits import MAX_TIMEOUT, Unfinished
 from shoal.rpc.states import CONNECTION, STREAM, ConnectionState, Move, Side, StreamState
 
 NOTICE: Final = 0  # the stream of messages that want no answer
@@ -136,7 +136,7 @@ class WireProtocol:
         if len(frame.payload) < _TIMEOUT.size:
             raise ProtocolError("an OPEN frame ends before its timeout")
         (milliseconds,) = _TIMEOUT.unpack_from(frame.payload)
-        timeout = milliseconds / 1000 if milliseconds else None
+        timeout = min(milliseconds / 1000, MAX_TIMEOUT) if milliseconds else None
         if frame.stream_id != NOTICE:
             self._move(frame.stream_id, Move.RECEIVE_OPEN)
             self._next[Side.THEIRS] = _after(frame.stream_id)
@@ -328,7 +328,7 @@ class WireProtocol:
 
     def _opening(self, message: Sequence[Buffer], timeout: float | None) -> list[Buffer]:
         # Rounded up: 0 would mean no timeout at all.
-        milliseconds = 0 if timeout is None else max(1, math.ceil(timeout * 1000))
+        milliseconds = 0 if timeout is None else max(1, math.ceil(min(timeout, MAX_TIMEOUT) * 1000))
         payload = [_TIMEOUT.pack(milliseconds), *message]
         self._check_size(sum(map(len, payload)))
         return payload

@@ -15,6 +15,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from shoal.telemetry.log_limit import LogLimit
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["console", "json"]
 
@@ -42,6 +44,7 @@ def configure_logging(level: Level, format: Format) -> None:  # noqa: A002 (the 
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if format == "json" else ConsoleFormatter())
+    handler.addFilter(LogLimit())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(logging.WARNING, getattr(logging, level.upper())))

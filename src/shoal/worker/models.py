@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Final
 
 import msgspec
 
@@ -20,14 +19,12 @@ from shoal.errors import (
     ModelUnavailable,
     Overloaded,
 )
-from shoal.messages import Deploy, Load, MetricFamily, ModelInfo, Undeploy
+from shoal.messages import MAX_MODELS, Deploy, Load, MetricFamily, ModelInfo, Undeploy
 from shoal.model_registry import ModelSpec, make_spec
 from shoal.types import ModelId, ModelPart, ModelState
 from shoal.worker.runtime import ModelRuntime
 
 logger = logging.getLogger(__name__)
-
-MAX_MODELS: Final = 256  # of one worker
 
 Build = Callable[[ModelSpec, int | None], ModelRuntime]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
@@ -13,7 +14,7 @@ import psutil
 
 from shoal.aio import Tasks
 from shoal.config import WorkerConfig
-from shoal.errors import Draining, Overloaded, ProtocolError, ShoalError, WorkerLost
+from shoal.errors import Draining, Forbidden, Overloaded, ProtocolError, ShoalError, WorkerLost
 from shoal.messages import (
     Ack,
     Deploy,
@@ -50,6 +51,7 @@ Told = dict[tuple[ModelPart, str], MetricFamily]
 REGISTER_TIMEOUT = 10.0  # seconds
 STATUS_PAUSE = 0.02  # seconds between two reports at least: a burst of changes is one report
 METRICS_INTERVAL = 1.0  # seconds
+WILDCARDS = frozenset({"", "0.0.0.0", "::"})  # hosts that mean every address of the machine
 HEARTBEAT = 1.0  # seconds between reports at most, until a coordinator asks for another interval
 
 
@@ -90,9 +92,7 @@ class Worker:
     async def start(self) -> str:
         """Listen, load, register. Returns the address; models go on loading."""
         wanted = join_address(self._config.host, self._config.port)
-        # With a port of its own a worker is known again after a restart.
-        name = wanted if self._config.port else self._instance[:8]
-        self._worker_id = self._worker_id or WorkerId(f"worker-{name}")
+        self._worker_id = self._worker_id or WorkerId(f"worker-{_name(self._config, self._instance)}")
         self._server = Server(hello=self._hello(), handler=self._handle)
         self.address = await self._server.listen(self._network, wanted)
         self._models.start()
@@ -161,11 +161,12 @@ class Worker:
         )
         try:
             answer = await connection.call(message, timeout=REGISTER_TIMEOUT)
+            if not isinstance(answer, Registered):
+                raise ProtocolError(f"{connection.name} answered a registration with {type(answer).__name__}")
         except ShoalError as error:
             logger.warning("registration failed: %s", error.message, extra={"action": "registration_failed"})
             await connection.close("registration failed")
             return
-        assert isinstance(answer, Registered)
         self._heartbeat = min(self._heartbeat, answer.heartbeat_interval)
         self._links[connection] = {}
         self._changed.set()
@@ -235,20 +236,39 @@ class Worker:
                         async for part in parts:
                             await call.send(part)
             case Deploy() | Undeploy():
+                self._check_order(call.connection)
                 await self._change(message)
                 self._tell()  # before the answer: who has it may at once rely on what it knows of this worker
                 await call.send(Ack())
             case ListModels():
                 await call.send(ModelList(self._models.infos()))
             case Invite():
+                is_known = self._is_invited(call.connection)
                 await call.send(Ack())
-                self._tasks.start(self._register(call.connection), name="register")
+                if not is_known:
+                    self._tasks.start(self._register(call.connection), name="register")
             case Drain():
+                self._check_order(call.connection)
                 await self.drain(message.timeout)
                 await call.send(Ack())
                 self._drained.set()
             case _:
                 raise ProtocolError(f"a worker does not take {type(message).__name__}")
+
+    def _is_invited(self, connection: Connection) -> bool:
+        """Is it registered with whoever calls? Raises :class:`Forbidden` for one that may not have it register."""
+        if connection.peer.role != "coordinator":
+            raise Forbidden(f"a {connection.peer.role} invites no worker")
+        if any(link.peer.node_id == connection.peer.node_id for link in self._links):
+            return True
+        if self._config.coordinators:
+            raise Forbidden(f"worker {self._id} serves the coordinators of its configuration alone")
+        return False
+
+    def _check_order(self, connection: Connection) -> None:
+        """Orders come from coordinators that it has registered with. Raises :class:`Forbidden`."""
+        if connection.peer.role != "coordinator" or connection not in self._links:
+            raise Forbidden(f"worker {self._id} takes orders only from coordinators it has registered with")
 
     def _span(self, message: Generate | Infer) -> Span:
         return span(f"run {message.model}", message.trace, kind=SpanKind.SERVER, attributes={"shoal.worker": self._id})
@@ -281,6 +301,14 @@ class Worker:
             if not self._in_flight:
                 self._idle.set()
             self._changed.set()
+
+
+def _name(config: WorkerConfig, instance: str) -> str:
+    """With a port of its own a worker is known again after a restart."""
+    if not config.port:
+        return instance[:8]
+    # Every machine has the wildcard addresses, so they tell no worker from another.
+    return join_address(socket.gethostname() if config.host in WILDCARDS else config.host, config.port)
 
 
 def _part(request: Generate | Infer) -> ModelPart:

@@ -105,3 +105,23 @@ def test_pauses_grow_until_a_long_life_and_end_in_a_crash_loop() -> None:
     assert [policy.delay(1) for _ in range(3)] == [0.5, 1.0, 2.0]
     assert policy.delay(61) == 0.5
     assert [policy.delay(1) for _ in range(4)] == [1.0, 2.0, 4.0, None]
+
+
+async def test_a_child_that_ends_in_order_is_started_again_however_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.launchers.local.MAX_CRASHES", 2)
+    monkeypatch.setattr("shoal.launchers.local.RestartPolicy.PAUSE", 0.01)
+    endings = iter(["0", "0", "0", "'no water'", "0", "'no water'"])
+
+    async def start() -> ChildProcess:
+        return await child(f"import sys; sys.exit({next(endings)})")
+
+    assert await keep_running("fish", start, stop_timeout=1) == "exited with code 1: no water"
+    assert next(endings, None) is None
+
+
+def test_ends_in_order_are_paced_but_are_no_crashes() -> None:
+    policy = RestartPolicy()
+    pauses = [policy.delay(1, crashed=False) for _ in range(9)]
+    assert pauses[:4] == [0.5, 1.0, 2.0, 4.0]
+    assert pauses[-1] == 30.0
+    assert policy.crashes == 0

@@ -36,3 +36,22 @@ async def test_metrics_are_passed_on_as_they_are(client: AsgiClient) -> None:
     answer = await client.request("GET", "/metrics")
     assert answer.body == b"shoal_up 1\n"
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+async def test_ready_names_the_models_that_failed(client: AsgiClient, plane: FakePlane) -> None:
+    plane.served = [MODELS[0], dataclasses.replace(MODELS[1], ready=False, failed=True)]
+    answer = await client.request("GET", "/health/ready")
+    assert (answer.status, answer.json()) == (200, {"status": "ready", "failed": ["minilm"]})
+
+
+async def test_not_ready_tells_what_failed_from_what_is_to_come_and_what_has_left(
+    client: AsgiClient, plane: FakePlane
+) -> None:
+    ready, other = (dataclasses.replace(model, ready=False) for model in MODELS)
+    plane.served = [
+        ready,
+        dataclasses.replace(other, failed=True, reason="no file"),
+        dataclasses.replace(other, name="left", absent=True),
+    ]
+    answer = await client.request("GET", "/health/ready")
+    assert answer.json()["reason"] == "no worker is ready; waiting for smollm2; minilm failed: no file"

@@ -9,6 +9,7 @@ from shoal.config import ModelConfig, ShardConfig, TensorConfig
 from shoal.errors import ConfigError, Conflict, ModelNotFound
 from shoal.messages import ModelInfo
 from shoal.model_registry import MAX_MODELS, ModelSpec, Placement, Registry, make_spec
+from shoal.model_registry.registry import FORGET_AFTER
 from shoal.types import ModelId, ModelKind, ModelName, ModelState, TensorSpec, Version
 
 
@@ -124,7 +125,7 @@ def test_versions_of_one_model_are_of_one_kind() -> None:
 def test_the_number_of_models_is_bounded() -> None:
     registry = Registry(model(f"m{i}") for i in range(MAX_MODELS))
     with pytest.raises(ConfigError, match="limit"):
-        registry.learn(ModelInfo(ModelName("one more"), ModelKind.TENSOR, ModelState.READY))
+        registry.learn(ModelInfo(ModelName("one-more"), ModelKind.TENSOR, ModelState.READY))
     assert len(registry) == MAX_MODELS
 
 
@@ -289,3 +290,51 @@ def test_a_registry_can_be_set_back_to_how_it_was() -> None:
     assert not registry.placements()
     registry.add(version("2"))  # the snapshot and the registry share nothing
     assert len(before) == 1
+
+
+def learned(name: str, version: str = "1") -> ModelInfo:
+    return ModelInfo(ModelName(name), ModelKind.TENSOR, ModelState.READY, version=Version(version))
+
+
+def test_what_only_workers_told_of_is_forgotten_once_none_has_had_it_for_a_while() -> None:
+    registry = Registry([CHAT])
+    registry.learn(learned("m"))
+    m = learned("m").id
+    assert registry.forget_absent({m}, 0) == []
+    assert registry.forget_absent(set(), 10) == []
+    assert registry.forget_absent({m}, 60) == []  # it was there again: the time begins anew
+    assert registry.forget_absent(set(), 70) == []
+    assert registry.forget_absent(set(), 70 + FORGET_AFTER - 1) == []
+    assert registry.forget_absent(set(), 70 + FORGET_AFTER) == [m]
+    assert registry.forget_absent(set(), 1e6) == []
+    assert "m" not in registry
+    registry.learn(learned("m"))  # it may come back
+    assert registry.resolve("m").id == m
+
+
+def test_what_an_operator_named_is_not_forgotten() -> None:
+    registry = Registry([make_spec("configured", ModelConfig(uri="echo"))])
+    for info in (learned("m"), learned("n"), learned("n", "2"), learned("o")):
+        registry.learn(info)
+    registry.point("alias", {"m": 1})
+    registry.promote(learned("n", "2").id)
+    registry.forget_absent(set(), 0)
+    assert registry.forget_absent(set(), FORGET_AFTER) == [learned("n").id, learned("o").id]
+    assert registry.resolve("n").version == "2"
+
+
+def test_when_the_live_version_is_forgotten_one_that_stays_answers() -> None:
+    registry = Registry()
+    registry.learn(learned("m", "1"))
+    registry.learn(learned("m", "2"))
+    for at in (0, FORGET_AFTER):
+        registry.forget_absent({learned("m", "2").id}, at)
+    assert registry.resolve("m").version == "2"
+
+
+@pytest.mark.parametrize("name", ["default", "", "a\nb", "x" * 65, "a@b"])
+def test_a_worker_cannot_bring_a_name_that_no_configuration_could_have(name: str) -> None:
+    registry = Registry()
+    with pytest.raises(ConfigError):
+        registry.learn(learned(name))
+    assert len(registry) == 0

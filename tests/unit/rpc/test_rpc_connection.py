@@ -24,7 +24,7 @@ from shoal.messages import Ack, Chunk, Deregister, Drain, Infer, Inferred, ListM
 from shoal.rpc import Answers, Call, Connection, Hello, Keepalive, MemoryNetwork
 from shoal.rpc.events import MIN_FRAME
 from shoal.rpc.frames import MAGIC, FrameType, encode_frame, preface
-from shoal.rpc.limits import CREDIT, KIB, MAX_UNPACED_BYTES, MIB, Budget
+from shoal.rpc.limits import CREDIT, KIB, MAX_REFUSED_NOTICES, MAX_STALL, MAX_UNPACED_BYTES, MIB, Budget
 from shoal.rpc.protocol import LocalProtocolError
 from shoal.rpc.states import Side
 from shoal.types import ModelName, RequestId, WorkerId
@@ -161,6 +161,36 @@ async def test_a_notice_reaches_the_handler_and_cannot_be_answered(make_pair: Ma
     pair.left.notify(BYE)
     await settle()
     assert heard == [BYE]
+
+
+async def test_a_request_that_wants_an_answer_but_opens_no_stream_ends_the_connection(
+    make_pair: MakePair, settle: Settle
+) -> None:
+    numbers = Numbers(20)
+    pair = await make_pair(numbers)
+    pair.left.notify(ASK)
+    await settle()
+    assert pair.right.is_closed
+    assert "needs a stream" in repr(pair.left)
+
+
+async def test_a_peer_whose_notices_are_refused_again_and_again_is_left(
+    make_pair: MakePair, settle: Settle, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(_message: Message, _call: Call) -> None:
+        raise InvalidRequest("who are you?")
+
+    pair = await make_pair(refuse)
+    for _ in range(MAX_REFUSED_NOTICES - 1):
+        pair.left.notify(BYE)
+    await settle()
+    assert not pair.right.is_closed
+    for _ in range(1000):
+        pair.left.notify(BYE)
+    await settle()
+    assert pair.right.is_closed
+    assert "of its notices were refused" in repr(pair.left)
+    assert len(caplog.records) == MAX_REFUSED_NOTICES + 1
 
 
 # -- errors of handlers
@@ -478,6 +508,30 @@ async def test_a_request_the_peer_cannot_take_is_refused_here(make_pair: MakePai
     with pytest.raises(PayloadTooLarge):
         await pair.left.call(infer(MIN_FRAME), timeout=1)
     await pair.left.call(infer(KIB), timeout=1)
+
+
+async def test_an_answer_that_nobody_reads_ends_after_a_minute(make_pair: MakePair, settle: Settle) -> None:
+    ended: list[float] = []
+
+    async def talk(_message: Message, call: Call) -> None:
+        try:
+            for index in range(1000):
+                await call.send(chunk(index))
+        finally:
+            ended.append(now())
+
+    pair = await make_pair(talk, left_hello=Hello("client", "c", credit=4))
+    began = now()
+    async with pair.left.stream(ASK, timeout=None) as answers:
+        await asyncio.sleep(50)
+        assert [(await anext(answers)).text for _ in range(4)] == ["0", "1", "2", "3"]  # grants credit
+        await asyncio.sleep(50)
+        assert not ended
+        await asyncio.sleep(11)
+        assert ended == pytest.approx([began + 50 + MAX_STALL])
+        with pytest.raises(DeadlineExceeded, match="nobody has read"):
+            async for _ in answers:
+                pass
 
 
 # -- the end

@@ -26,6 +26,7 @@ from shoal.rpc.events import (
     Received,
 )
 from shoal.rpc.frames import FrameType, encode_frame, preface
+from shoal.rpc.limits import MAX_TIMEOUT
 from shoal.rpc.protocol import NOTICE, LocalProtocolError, WireProtocol
 from shoal.rpc.states import CONNECTION, STREAM, ConnectionState, Move, Side, StreamState
 
@@ -115,6 +116,14 @@ def test_a_notice_opens_no_stream(pair: Pair) -> None:
 def test_a_timeout_is_rounded_up_to_milliseconds(pair: Pair, asked: float | None, told: float | None) -> None:
     stream_id, buffers = pair.left.open([b"x"], asked)
     assert pair.to_right(buffers) == [Opened(stream_id, told, b"x")]
+
+
+@pytest.mark.parametrize("milliseconds", [10**15, 2**64 - 1])
+def test_no_timeout_is_longer_than_a_day(pair: Pair, milliseconds: int) -> None:
+    far = b"".join(encode_frame(FrameType.OPEN, 1, [milliseconds.to_bytes(8, "big"), b"x"]))
+    assert pair.right.receive_data(far) == [Opened(1, MAX_TIMEOUT, b"x")]
+    stream_id, buffers = pair.right.open([b"x"], milliseconds / 1000)
+    assert pair.left.receive_data(b"".join(buffers)) == [Opened(stream_id, MAX_TIMEOUT, b"x")]
 
 
 def test_an_error_ends_its_stream_and_follows_what_was_held(pair: Pair) -> None:
