@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
+from shoal.api import places as module
 from shoal.api.places import COMPLAINT_INTERVAL, RESERVE, Places
-from shoal.clock import ManualClockLoop
-
-
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"manual-clock": ManualClockLoop}
 
 
 class Accepted(asyncio.Transport):
@@ -47,13 +42,15 @@ async def test_an_idle_connection_gives_way_to_a_new_one() -> None:
     assert [places.admit(Accepted(970)) for _ in range(4)] == [True, True, False, False]
 
 
-async def test_refusals_are_told_of_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_are_told_of_once_in_a_while(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     places = Places(never, limit=1024)
     with caplog.at_level(logging.WARNING):
-        for _ in range(2):
+        for minute in range(2):
+            monkeypatch.setattr(module, "now", lambda at=minute * COMPLAINT_INTERVAL: at)
             for _ in range(100):
                 assert not places.admit(Accepted(1000))
-            await asyncio.sleep(COMPLAINT_INTERVAL)
     assert [record.getMessage() for record in caplog.records] == [
         "connections are refused: 960 file descriptors are in use (ulimit -n)"
     ] * 2
