@@ -59,6 +59,12 @@ class Constraint:
         self._check("reading the answer")
         self.complete = self._matcher.is_stopped()
 
+    def fork(self) -> Constraint:
+        """One in the same state, that goes on by itself."""
+        other = Constraint(self._matcher.deep_copy(), self._vocab_size, self.param)
+        other.complete = self.complete
+        return other
+
     def _check(self, doing: str) -> None:
         if self._matcher.is_error():
             raise InvalidRequest(f"the grammar failed while {doing}: {self._matcher.get_error()}", param=self.param)

@@ -79,6 +79,7 @@ class GenerationLoop:
         self._on_unhealthy = on_unhealthy
         self._answers: dict[TokenSequence, Answer] = {}  # that somebody still waits for
         self._preparing = 0
+        self._compiling: dict[Grammar, asyncio.Task[Constraint]] = {}
         self._step: Step | None = None  # that runs now
         self._failed_steps = 0
         self._arrival = asyncio.Event()
@@ -141,7 +142,18 @@ class GenerationLoop:
         known = self._preparer.known(grammar)
         if known is not None:
             return known
-        return await self._grammar_threads.run(partial(self._preparer.compile, grammar))
+        task = self._compiling.get(grammar)
+        if task is None:
+            work = self._grammar_threads.run(partial(self._preparer.compile, grammar))
+            task = self._compiling[grammar] = asyncio.create_task(work)
+            task.add_done_callback(partial(self._compiled, grammar))
+        # The generations of one request have the same grammar: it is compiled once, whoever of them leaves.
+        return (await asyncio.shield(task)).fork()
+
+    def _compiled(self, grammar: Grammar, task: asyncio.Task[Constraint]) -> None:
+        del self._compiling[grammar]
+        if not task.cancelled():
+            task.exception()  # whoever would have taken it may have left
 
     def _submit(self, answer: Answer) -> None:
         self._check_open()

@@ -276,7 +276,9 @@ async def test_nobody_waits_for_the_grammars_of_others(serve: Serve, monkeypatch
     known = Grammar("regex", "yes")
     await server.ask(PROMPT, grammar=known)
     monkeypatch.setattr(GrammarCompiler, "compile", compile_slowly)
-    slow = [asyncio.create_task(server.ask(PROMPT, grammar=Grammar("json_object"))) for _ in range(MAX_COMPILING)]
+    others = [Grammar("regex", f"no {number}") for number in range(MAX_COMPILING)]
+    slow = [asyncio.create_task(server.ask(PROMPT, grammar=grammar)) for grammar in others]
+    await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert len((await server.ask(PROMPT, max_tokens=3)).tokens) == 3
     assert (await server.ask(PROMPT, grammar=known)).text == "yes"
@@ -306,6 +308,22 @@ async def test_a_request_of_many_prompts_does_not_hold_up_the_next(serve: Serve)
     server.loop.start()
     await asyncio.gather(*many, alone)
     assert ended.index("alone") < 4
+
+
+async def test_the_generations_of_one_request_compile_their_grammar_once(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled, honest = [], GrammarCompiler.compile
+
+    def compile_and_count(compiler: GrammarCompiler, grammar: Grammar) -> Constraint:
+        compiled.append(grammar)
+        return honest(compiler, grammar)
+
+    monkeypatch.setattr(GrammarCompiler, "compile", compile_and_count)
+    server = serve()
+    many = [server.ask(PROMPT, grammar=Grammar("regex", "yes|no")) for _ in range(2 * MAX_COMPILING)]
+    assert {answer.text for answer in await asyncio.gather(*many)} <= {"yes", "no"}
+    assert len(compiled) == 1
 
 
 # -- leaving
