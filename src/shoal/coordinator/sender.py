@@ -78,6 +78,7 @@ class Sender:
                 return
             except ShoalError as error:
                 journey.tried[part].add(decision.worker_id)
+                answer_so_far.failed(error)
                 if not error.retryable or not answer_so_far.can_go_on or now() >= journey.deadline:
                     raise
                 if not answer_so_far.begun and not self._budget.withdraw():

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from shoal.coordinator.continuation import MAX_FRUITLESS, MAX_WORKERS, Continuation
+from shoal.coordinator.continuation import MAX_FAILURES, MAX_WORKERS, Continuation
+from shoal.errors import Draining, EngineFailed, Overloaded, WorkerLost
 from shoal.messages import Chunk, Generate, Infer, Inferred
 from shoal.types import ModelName, RequestId, Sampling, TextPrompt
 
@@ -47,17 +48,27 @@ def test_a_tensor_answer_that_has_begun_cannot_be_taken_up() -> None:
     assert not answer.can_go_on
 
 
-def test_workers_that_add_nothing_end_it_and_progress_gives_it_new_tries() -> None:
+def test_engines_that_add_nothing_end_it_and_progress_gives_it_new_tries() -> None:
     answer = Continuation(GENERATE)
     for token in range(3):
-        for _ in range(MAX_FRUITLESS - 1):
+        for _ in range(MAX_FAILURES - 1):
             answer.asking()
+            answer.failed(EngineFailed())
             assert answer.can_go_on
         answer.passed_on(chunk(token))
-    for _ in range(MAX_FRUITLESS):
+    for _ in range(MAX_FAILURES):
         assert answer.can_go_on
         answer.asking()
+        answer.failed(EngineFailed())
     assert not answer.can_go_on
+
+
+def test_workers_that_go_away_one_after_the_other_are_no_fault_of_the_requests() -> None:
+    answer = Continuation(GENERATE)
+    for error in (WorkerLost(), Draining(), WorkerLost(), WorkerLost(), Overloaded()):
+        answer.asking()
+        answer.failed(error)
+    assert answer.can_go_on
 
 
 def test_a_request_that_ends_every_engine_it_meets_does_not_meet_them_all() -> None:
