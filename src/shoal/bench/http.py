@@ -36,6 +36,16 @@ class HttpConnection(asyncio.Protocol):
 
     async def post(self, path: str, body: bytes, timeout: float) -> int:
         """Returns the status; the body and its times are attributes. Raises OSError, TimeoutError, ConnectionBroken."""
+        kept = self._transport is not None
+        try:
+            return await self._post(path, body, timeout)
+        except ConnectionBroken:
+            if not kept or self.status:
+                raise
+        # A server may close a connection that it has kept for long while the next request is on its way.
+        return await self._post(path, body, timeout)
+
+    async def _post(self, path: str, body: bytes, timeout: float) -> int:
         if self._transport is None or self._transport.is_closing():
             host, port = self._url.hostname or "", self._url.port or 80
             async with asyncio.timeout(timeout):
