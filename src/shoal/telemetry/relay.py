@@ -63,9 +63,6 @@ class Relay:
             raise InvalidRequest(f"more than {MAX_FAMILIES} metrics of one source", param="families")
         self._families[report.source] = known
 
-    def forget(self, source: str) -> None:
-        self._families.pop(source, None)
-
     def reports(self) -> list[MetricsReport]:
         return [MetricsReport(source, tuple(families.values())) for source, families in self._families.items()]
 

@@ -62,10 +62,6 @@ class Span:
         if self._span is not None:
             self._span.update_name(name)
 
-    def event(self, name: str, attributes: Mapping[str, Value] | None = None) -> None:
-        if self._span is not None:
-            self._span.add_event(name, attributes)
-
     def fail(self, error: BaseException) -> None:
         """Say how it ended; what the client caused is no error of the server's."""
         if self._span is None:
