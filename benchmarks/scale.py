@@ -49,7 +49,8 @@ CLIENTS = 32
 MEASURED = 4000  # requests of one measurement
 TOKENS = 40  # of one stream
 PACE = 0.5  # seconds between two tokens of one stream
-LEAST_CAPACITY = 4096  # so that the first two workers hold every stream
+CAPACITY = 4096  # of one worker: the first two hold every stream
+SETTINGS = {"SHOAL_LOG_LEVEL": "error", "SHOAL_COORDINATOR_MAX_IN_FLIGHT": "4096"}
 TENSOR = msgspec.json.encode({"inputs": [{"name": "input", "shape": [1, 1], "datatype": "FP32", "data": [1.0]}]})
 CHAT = msgspec.json.encode({"model": "stream", "prompt": "count", "max_tokens": TOKENS, "stream": True})
 
@@ -97,7 +98,7 @@ async def herd(first: int, count: int, models_each: int) -> None:
     for number in range(first, first + count):
         models = [Counting("same", ModelKind.TENSOR), Counting("stream", ModelKind.GENERATE)]
         models += [Counting(f"model-{number}-{index}", ModelKind.TENSOR) for index in range(models_each)]
-        config = WorkerConfig(port=0, coordinators=(f"127.0.0.1:{PORT}",), capacity=LEAST_CAPACITY)
+        config = WorkerConfig(port=0, coordinators=(f"127.0.0.1:{PORT}",), capacity=CAPACITY)
         runtimes = {ModelPart(ModelId(model.info.name, FIRST_VERSION)): model for model in models}
         await Worker(config, runtimes, TcpNetwork(), worker_id=WorkerId(f"worker-{number}")).start()
     await asyncio.Event().wait()
@@ -128,12 +129,12 @@ class Server:
 
 @contextmanager
 def started(*command: str) -> Iterator[psutil.Process]:
-    process = subprocess.Popen([sys.executable, *command], env={**os.environ, "SHOAL_LOG_LEVEL": "error"})
+    process = subprocess.Popen([sys.executable, *command], env={**os.environ, **SETTINGS})
     try:
         yield psutil.Process(process.pid)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def herd_command(first: int, count: int, models_each: int) -> list[str]:

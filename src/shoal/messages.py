@@ -181,7 +181,7 @@ class Registered(Message, frozen=True):
 
 
 class Status(Message, frozen=True):
-    """Heartbeat: sent on every change and at least every interval. No answer."""
+    """Sent on every change of the worker's state or models, and first after it has registered. No answer."""
 
     worker_id: Annotated[WorkerId, msgspec.Meta(min_length=1, max_length=256)]
     state: WorkerState
@@ -264,7 +264,8 @@ class LoadModel(Message, frozen=True):
 
 
 class LoadReport(Message, frozen=True):
-    """An engine process tells its worker how busy it is. No answer."""
+    """How busy an engine process is, to its worker; how busy a worker is, to its coordinators, and a heartbeat: sent at
+    least every interval, unless a :class:`Status` is. No answer."""
 
     load: Load
 

@@ -58,7 +58,7 @@ from shoal.types import (
     WorkerId,
     WorkerState,
 )
-from shoal.worker.worker import HEARTBEAT
+from shoal.worker.reports import HEARTBEAT
 
 Role = Literal["worker", "client", "coordinator"]
 
@@ -199,7 +199,7 @@ def test_an_invitation_that_leads_to_nonsense_leaves_the_worker_as_it_was(answer
                 await connection.call(Invite(), timeout=1)
                 await asyncio.sleep(1)
                 assert connection.is_closed
-            assert worker._heartbeat == HEARTBEAT
+            assert worker._reports._heartbeat == HEARTBEAT
 
     simulate(scenario())
 

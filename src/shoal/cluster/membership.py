@@ -139,7 +139,7 @@ class Membership:
         return member
 
     def reported(self, member: Member, message: Status, now: float) -> bool:
-        """A heartbeat; False, and nothing changes, when it comes from an earlier registration or is about another."""
+        """How it is now; False, and nothing changes, when it comes from an earlier registration or is about another."""
         if not self._is_current(member) or message.worker_id != member.worker_id:
             return False
         self._move(member, message.state)
@@ -150,6 +150,13 @@ class Membership:
         if member.state is _GONE:
             self._retire(member, "it stopped")
         return True
+
+    def loaded(self, member: Member, load: Load, now: float) -> None:
+        """A heartbeat of one whose state and models are as before. Harmless from an earlier registration."""
+        if self._is_current(member):
+            member.told(load, now)
+            member.suspect = False
+            member.changed()
 
     def draining(self, member: Member) -> None:
         """It is being told to drain: it gets nothing new, even before it has heard of it."""

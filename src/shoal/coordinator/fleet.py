@@ -19,6 +19,7 @@ from shoal.messages import (
     Deregister,
     Drain,
     Invite,
+    LoadReport,
     MetricsReport,
     ModelInfo,
     Register,
@@ -136,6 +137,11 @@ class Fleet:
                 "" if member.state in _TOLD_BY_MODELS else f"; {member.state}",
                 extra={"action": "worker_state", "worker": member.worker_id, "state": member.state},
             )
+
+    def loaded(self, message: LoadReport, connection: Connection) -> None:
+        member = self._member(connection)
+        self._suspect(member, False)
+        self._membership.loaded(member, message.load, now())
 
     def measured(self, message: MetricsReport, connection: Connection) -> None:
         self._measured.take_in(self._member(connection).worker_id, message)

@@ -14,6 +14,7 @@ from shoal.messages import (
     Generate,
     Infer,
     ListModels,
+    LoadReport,
     MetricsReport,
     ModelInfo,
     ModelList,
@@ -47,6 +48,8 @@ class NativeSurface:
                             await call.send(part)
             case ListModels():
                 await call.send(ModelList(tuple(self._models())))
+            case LoadReport():
+                self._fleet.loaded(message, call.connection)
             case Status():
                 self._fleet.status(message, call.connection)
             case Register():

@@ -26,8 +26,6 @@ from shoal.messages import (
     ListModels,
     Load,
     Message,
-    MetricFamily,
-    MetricsReport,
     ModelList,
     Register,
     Registered,
@@ -42,17 +40,13 @@ from shoal.telemetry.tracing import Span, SpanKind, span
 from shoal.types import FIRST_VERSION, ModelId, ModelPart, WorkerId, WorkerState
 from shoal.worker.lifecycle import worker_state
 from shoal.worker.models import Build, Models
+from shoal.worker.reports import Reports
 from shoal.worker.runtime import ModelRuntime
 
 logger = logging.getLogger(__name__)
 
-Told = dict[tuple[ModelPart, str], MetricFamily]
-
 REGISTER_TIMEOUT = 10.0  # seconds
-STATUS_PAUSE = 0.02  # seconds between two reports at least: a burst of changes is one report
-METRICS_INTERVAL = 1.0  # seconds
 WILDCARDS = frozenset({"", "0.0.0.0", "::"})  # hosts that mean every address of the machine
-HEARTBEAT = 1.0  # seconds between reports at most, until a coordinator asks for another interval
 
 
 class Worker:
@@ -73,10 +67,8 @@ class Worker:
         self._instance = uuid.uuid4().hex
         self._in_flight = 0
         self._draining = False
-        self._links: dict[Connection, Told] = {}  # registered with a coordinator, and what metrics it has
-        self._heartbeat = HEARTBEAT
-        self._changed = asyncio.Event()
-        self._models = Models(runtimes, build=build, changed=self._changed.set)
+        self._reports = Reports(self._status, lambda: self._models.metrics())
+        self._models = Models(runtimes, build=build, changed=self._reports.changed)
         self._idle = asyncio.Event()
         self._idle.set()
         self._drained = asyncio.Event()
@@ -85,7 +77,8 @@ class Worker:
         self._server: Server | None = None
 
     def __repr__(self) -> str:
-        return f"<Worker {self.address} {self.state}, {self._in_flight} in flight, {len(self._links)} coordinators>"
+        coordinators = len(self._reports.coordinators)
+        return f"<Worker {self.address} {self.state}, {self._in_flight} in flight, {coordinators} coordinators>"
 
     # -- starting and leaving
 
@@ -96,8 +89,7 @@ class Worker:
         self._server = Server(hello=self._hello(), handler=self._handle)
         self.address = await self._server.listen(self._network, wanted)
         self._models.start()
-        self._tasks.start(self._report(), name="report status")
-        self._tasks.start(self._measure(), name="report metrics")
+        self._reports.start(self._tasks)
         for address in self._config.coordinators:
             dialer = Dialer(
                 self._network, address, hello=self._hello(), handler=self._handle, on_connected=self._register
@@ -114,7 +106,7 @@ class Worker:
     async def drain(self, timeout: float) -> None:
         """Take nothing new; wait until what runs has ended, at most ``timeout`` seconds."""
         self._draining = True
-        self._changed.set()
+        self._reports.changed()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout)
         if self._in_flight:
@@ -126,7 +118,7 @@ class Worker:
         """Drain, say goodbye, and end every task, connection and engine process."""
         await self.drain(timeout)
         self.state = WorkerState.GONE
-        for link in self._links:
+        for link in self._reports.coordinators:
             with suppress(WorkerLost):
                 link.notify(Deregister(self._id, "the worker stops"))
         for dialer in self._dialers:
@@ -167,42 +159,13 @@ class Worker:
             logger.warning("registration failed: %s", error.message, extra={"action": "registration_failed"})
             await connection.close("registration failed")
             return
-        self._heartbeat = min(self._heartbeat, answer.heartbeat_interval)
-        self._links[connection] = {}
-        self._changed.set()
         logger.info("registered with %s", answer.coordinator_id, extra={"action": "registered"})
-        try:
+        with self._reports.told_to(connection, answer.heartbeat_interval):
             await connection.wait_closed()
-        finally:
-            del self._links[connection]
 
-    async def _report(self) -> None:
-        """Push the status on every change, and as a heartbeat when nothing changes."""
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self._heartbeat)
-            self._changed.clear()
-            self._tell()
-            await asyncio.sleep(STATUS_PAUSE)
-
-    def _tell(self) -> None:
+    def _status(self) -> Status:
         self.state = self._next_state()
-        status = Status(self._id, self.state, self._load(), self._models.infos())
-        for link in self._links:
-            with suppress(WorkerLost):
-                link.notify(status)
-
-    async def _measure(self) -> None:
-        """Tell every coordinator the metrics that it does not have yet."""
-        while True:
-            await asyncio.sleep(METRICS_INTERVAL)
-            for part, families in self._models.metrics():
-                for link, told in list(self._links.items()):
-                    news = [family for family in families if told.get((part, family.name)) is not family]
-                    told |= {(part, family.name): family for family in news}
-                    if news:
-                        with suppress(WorkerLost):
-                            link.notify(MetricsReport(str(part), tuple(news)))
+        return Status(self._id, self.state, self._load(), self._models.infos())
 
     def _next_state(self) -> WorkerState:
         return worker_state(
@@ -238,7 +201,7 @@ class Worker:
             case Deploy() | Undeploy():
                 self._check_order(call.connection)
                 await self._change(message)
-                self._tell()  # before the answer: who has it may at once rely on what it knows of this worker
+                self._reports.tell()  # before the answer: who has it may at once rely on what it knows of this worker
                 await call.send(Ack())
             case ListModels():
                 await call.send(ModelList(self._models.infos()))
@@ -259,7 +222,7 @@ class Worker:
         """Is it registered with whoever calls? Raises :class:`Forbidden` for one that may not have it register."""
         if connection.peer.role != "coordinator":
             raise Forbidden(f"a {connection.peer.role} invites no worker")
-        if any(link.peer.node_id == connection.peer.node_id for link in self._links):
+        if any(link.peer.node_id == connection.peer.node_id for link in self._reports.coordinators):
             return True
         if self._config.coordinators:
             raise Forbidden(f"worker {self._id} serves the coordinators of its configuration alone")
@@ -267,7 +230,7 @@ class Worker:
 
     def _check_order(self, connection: Connection) -> None:
         """Orders come from coordinators that it has registered with. Raises :class:`Forbidden`."""
-        if connection.peer.role != "coordinator" or connection not in self._links:
+        if connection.peer.role != "coordinator" or connection not in self._reports.coordinators:
             raise Forbidden(f"worker {self._id} takes orders only from coordinators it has registered with")
 
     def _span(self, message: Generate | Infer) -> Span:
@@ -293,14 +256,14 @@ class Worker:
             )
         self._in_flight += 1
         self._idle.clear()
-        self._changed.set()
+        self._reports.changed()
         try:
             yield
         finally:
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
-            self._changed.set()
+            self._reports.changed()
 
 
 def _name(config: WorkerConfig, instance: str) -> str:
