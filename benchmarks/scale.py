@@ -48,6 +48,7 @@ PORT = 9970
 CLIENTS = 32
 MEASURED = 4000  # requests of one measurement
 TOKENS = 40  # of one stream
+SETTLE = 5.0  # seconds until what has left is forgotten
 PACE = 0.5  # seconds between two tokens of one stream
 CAPACITY = 4096  # of one worker: the first two hold every stream
 SETTINGS = {"SHOAL_LOG_LEVEL": "error", "SHOAL_COORDINATOR_MAX_IN_FLIGHT": "4096"}
@@ -196,10 +197,14 @@ class Report:
         self._first = 0.0
         self._memory = server.memory()
 
+    def grown(self) -> int:
+        """Bytes of memory since the last line."""
+        return self._server.memory() - self._memory
+
     async def line(self, what: str, count: int = 0) -> None:
         """What a request costs now, and what each of the ``count`` that came since the last line takes in memory."""
-        grown, self._memory = self._server.memory() - self._memory, self._server.memory()
-        each = f", {grown / count / 1024:.1f} KiB each" if count else ""
+        each = f", {self.grown() / count / 1024:.1f} KiB each" if count else ""
+        self._memory = self._server.memory()
         idle = await self._server.idle_share()
         spent = await cost(self._server)
         self._first = self._first or spent
@@ -238,6 +243,20 @@ async def stream() -> float:
     return max(after - before for before, after in pairwise(times))
 
 
+async def streams(report: Report, count: int) -> None:
+    """So many at once, each token of each in its place."""
+    tasks = [asyncio.create_task(stream()) for _ in range(count)]
+    await asyncio.sleep(TOKENS * PACE / 2)
+    each = report.grown() / count / 1024
+    waits = sorted(await asyncio.gather(*tasks))
+    print(
+        f"{count} streams at once, all complete: {each:.1f} KiB each; longest wait for a token that takes {PACE} s:"
+        f" median {waits[len(waits) // 2]:.2f} s, p99 {waits[int(len(waits) * 0.99)]:.2f} s",
+        flush=True,
+    )
+    await report.line("none of them")
+
+
 async def measure(options: argparse.Namespace) -> None:
     serve = ["-m", "shoal", "coordinator", "--listen-port", str(PORT)]
     few = herd_command(0, 2, 0)
@@ -254,30 +273,20 @@ async def measure(options: argparse.Namespace) -> None:
             f"after {options.requests} requests: {server.memory() / before:.3f} of the memory after 1,000", flush=True
         )
 
-        each = options.models // options.workers
-        with started(*herd_command(2, options.workers - 2, each)):
-            await wait_for_workers(options.workers)
-            await report.line(f"{options.workers} workers, {each * options.workers} models", options.workers)
-
-        await asyncio.sleep(5)
-        await report.line("2 workers again")
+        await streams(report, options.streams)
         kept = await connections(options.connections)
         await report.line(f"{options.connections} idle connections", options.connections)
         for _, writer in kept:
             writer.close()
+        await asyncio.sleep(SETTLE)
         await report.line("none of them")
 
-        tasks = [asyncio.create_task(stream()) for _ in range(options.streams)]
-        await asyncio.sleep(TOKENS * PACE / 2)
-        open_bytes = server.memory() - report._memory
-        waits = sorted(await asyncio.gather(*tasks))
-        print(
-            f"{options.streams} streams at once, all complete: {open_bytes / options.streams / 1024:.1f} KiB each;"
-            f" longest wait for a token that takes {PACE} s:"
-            f" median {waits[len(waits) // 2]:.2f} s, p99 {waits[int(len(waits) * 0.99)]:.2f} s",
-            flush=True,
-        )
-        await report.line("and afterwards")
+        each = options.models // options.workers
+        with started(*herd_command(2, options.workers - 2, each)):
+            await wait_for_workers(options.workers)
+            await report.line(f"{options.workers} workers, {each * options.workers} models", options.workers)
+        await asyncio.sleep(SETTLE)
+        await report.line("2 workers again")
 
 
 def main() -> None:
