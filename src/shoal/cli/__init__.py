@@ -11,6 +11,7 @@ import click
 
 from shoal.cli.bench import bench
 from shoal.cli.chat import chat
+from shoal.cli.doctor import doctor
 from shoal.cli.infer import infer
 from shoal.cli.models import models
 from shoal.cli.processes import coordinator, serve, worker
@@ -26,7 +27,7 @@ def shoal() -> None:
     """Lightweight, distributed AI inference: one package from a laptop to a fleet."""
 
 
-for command in (serve, coordinator, worker, chat, infer, models, workers, bench, pull, config):
+for command in (serve, coordinator, worker, chat, infer, models, workers, bench, pull, config, doctor):
     shoal.add_command(command)
 
 
