@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from shoal.errors import Overloaded, ProtocolError
-from shoal.load_balancer import Pool, Replica
+from shoal.load_balancer import Pool, Reliability, Replica
 from shoal.messages import Load, ModelInfo, Register, Status
 from shoal.types import ModelId, ModelPart, WorkerId, WorkerState
 
@@ -50,6 +50,7 @@ class Member:
         self.weight = registration.weight
         self.zone = registration.zone
         self.state = registration.state
+        self.reliability = Reliability()
         self.suspect = False  # silent for too long
         self.reason = ""  # why it has gone
         self.models: Mapping[ModelId, ModelInfo] = {}  # as it last told; of one in shards, the last of those
@@ -109,6 +110,7 @@ class Membership:
         self._gone: dict[WorkerId, Member] = {}  # the longest ago first
         self._pools: dict[ModelPart, Pool] = {}
         self._count: Counter[WorkerState] = Counter()
+        self._unreliable: dict[WorkerId, Reliability] = {}  # that were lost; the longest ago first
 
     def __len__(self) -> int:
         return len(self._members)
@@ -134,6 +136,7 @@ class Membership:
             self._retire(earlier, "it registered again")
         self._gone.pop(message.worker_id, None)
         member = self._members[message.worker_id] = Member(message, now, heartbeat=self._heartbeat_interval)
+        member.reliability = self._unreliable.get(member.worker_id, member.reliability)
         self._count[member.state] += 1
         self._has(member, message.models)
         return member
@@ -167,6 +170,23 @@ class Membership:
         if member.suspect is not suspect:
             member.suspect = suspect
             member.changed()
+
+    def fell(self, member: Member, now: float) -> None:
+        """It went without a word, for good or for a while. Should it come back, it has to win its share again."""
+        self._unreliable.pop(member.worker_id, None)
+        if len(self._unreliable) >= MAX_WORKERS:
+            del self._unreliable[next(iter(self._unreliable))]
+        self._unreliable[member.worker_id] = member.reliability
+        member.reliability.lost(now)
+        for replica in member.replicas.values():
+            if replica.pool is not None:
+                replica.pool.unsettled(replica)
+
+    def weigh(self, now: float) -> None:
+        """Compare the replicas of each model with each other; call it each second or so."""
+        for pool in self._pools.values():
+            if len(pool) > 1:
+                pool.weigh(now)
 
     def left(self, member: Member, reason: str) -> None:
         """It deregistered, its connection ended, or as a suspect it did not answer. Harmless when it has gone."""

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 _TOLD_BY_MODELS = (WorkerState.STARTING, WorkerState.READY)
 INVITE_TIMEOUT = 5.0  # seconds
+WEIGH_INTERVAL = 1.0  # seconds between two comparisons of the replicas of a model
 ABSENT_INTERVAL = 5.0  # seconds between two looks for models that no worker has any more
 ANSWER_TIMEOUT = 5.0  # seconds a worker has beside the time it was given to drain
 
@@ -81,6 +82,7 @@ class Fleet:
     def start(self) -> None:
         self._tasks.start(self._watch(), name="watch workers")
         self._tasks.start(self._forget(), name="forget absent models")
+        self._tasks.start(self._weigh(), name="weigh replicas")
 
     def call(self, network: Network, address: str, hello: Hello, handler: Handler) -> None:
         """Keep a connection to a worker that does not know of this coordinator, and invite it."""
@@ -263,6 +265,11 @@ class Fleet:
                 extra={"action": "model_refused", "worker": message.worker_id},
             )
 
+    async def _weigh(self) -> None:
+        while True:
+            await asyncio.sleep(WEIGH_INTERVAL)
+            self._membership.weigh(now())
+
     async def _forget(self) -> None:
         while True:
             await asyncio.sleep(ABSENT_INTERVAL)
@@ -282,6 +289,7 @@ class Fleet:
             # Its goodbye may be overtaken by the end of its connection.
             self._left(member, "it was draining")
         elif member.state is not WorkerState.GONE:
+            self._membership.fell(member, now())
             self._membership.left(member, "its connection ended")
             self._metrics.workers(self._membership.count())
             self._health.connection_lost(member.worker_id, now())
@@ -311,6 +319,7 @@ class Fleet:
             self._tasks.start(connection.close("it was silent for too long"), name="close suspect")
         suspect = {Verdict.FINE: False, Verdict.SUSPECT: True}.get(verdict, member.suspect)
         if suspect and not member.suspect:
+            self._membership.fell(member, now())
             connection.give_up_calls("it is silent")  # whoever waits for it goes on elsewhere
         self._suspect(member, suspect)
 

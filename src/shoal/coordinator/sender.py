@@ -215,4 +215,4 @@ def _observe(replica: Replica | None, began: float) -> None:
     """The time to the first part of an answer: the rest is as long as the answer is."""
     if replica is not None:
         at = now()
-        replica.latency.observe(at - began, at)
+        replica.answered(at - began, at)

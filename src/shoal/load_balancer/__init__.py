@@ -6,6 +6,7 @@ from shoal.load_balancer.latency import PeakEwma
 from shoal.load_balancer.policies import POLICIES, Policy
 from shoal.load_balancer.pool import Choice, Pool, Tier
 from shoal.load_balancer.replica import Replica, Worker
+from shoal.load_balancer.standing import Reliability
 
 __all__ = [
     "POLICIES",
@@ -17,6 +18,7 @@ __all__ = [
     "PeakEwma",
     "Policy",
     "Pool",
+    "Reliability",
     "Replica",
     "RetryBudget",
     "Tier",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Collection, Container, Iterator
 from enum import Enum, auto
 from typing import Final
@@ -13,6 +12,7 @@ import msgspec
 from shoal.load_balancer.health import Health
 from shoal.load_balancer.policies import POLICIES, Policy
 from shoal.load_balancer.replica import Replica
+from shoal.load_balancer.standing import usual_seconds
 from shoal.types import WorkerId
 
 _TENDED: Final = 4  # newcomers and ejected replicas looked at before each choice: its cost stays the same in any fleet
@@ -46,7 +46,8 @@ class Pool:
         self._serving: dict[Replica, None] = {}
         self._suspects: dict[Replica, None] = {}  # that serve and have room
         self._parked: dict[Replica, None] = {}  # ejected when they were last looked at
-        self._newcomers: deque[Replica] = deque()
+        self._growing: dict[Replica, None] = {}  # whose share time alone will change
+        self._weighed = 0.0  # when their paces were last compared
 
     def __len__(self) -> int:
         return len(self._replicas)
@@ -80,8 +81,21 @@ class Pool:
         self._serving[replica] = None
         if not replica.is_known:
             replica.is_known = True
-            self._newcomers.append(replica)
+            self._growing[replica] = None
         self._seat(replica)
+
+    def unsettled(self, replica: Replica) -> None:
+        """Its share will change with time."""
+        self._growing[replica] = None
+
+    def weigh(self, now: float) -> None:
+        """Compare how fast they answer; call it each second or so."""
+        elapsed, self._weighed = min(now - self._weighed, 1.0), now
+        usual = usual_seconds([replica.pace for replica in self._serving])
+        for replica in list(self._serving):
+            if replica.pace.weigh(usual, elapsed):
+                replica.assess(now)
+                self.changed(replica)
 
     # -- choices
 
@@ -160,14 +174,15 @@ class Pool:
             self._policy(replica).discard(replica)
 
     def _tend(self, health: Health, now: float, at_most: int) -> None:
-        """Let some newcomers grow, and some of the parked back whose ejection is over."""
-        for _ in range(min(_TENDED, len(self._newcomers))):
-            replica = self._newcomers.popleft()
-            replica.grow(now)
+        """Let the shares of some grow, and some of the parked back whose ejection is over."""
+        for _ in range(min(_TENDED, len(self._growing))):
+            replica = next(iter(self._growing))
+            del self._growing[replica]
+            has_grown = replica.assess(now)
             if replica.pool is self:
                 self.changed(replica)
-                if replica.share < 1:
-                    self._newcomers.append(replica)
+                if not has_grown:
+                    self._growing[replica] = None
         for _ in range(min(at_most, len(self._parked))):
             replica = next(iter(self._parked))
             del self._parked[replica]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from shoal.load_balancer.latency import PeakEwma
+from shoal.load_balancer.standing import Pace, Reliability
 from shoal.messages import ModelInfo
 from shoal.types import ModelState, WorkerId, WorkerState
 
@@ -39,6 +40,8 @@ class Worker(Protocol):
     @property
     def zone(self) -> str: ...
     @property
+    def reliability(self) -> Reliability: ...
+    @property
     def reason(self) -> str:
         """Why it has gone."""
 
@@ -46,16 +49,17 @@ class Worker(Protocol):
 class Replica:
     """``info`` changes with what the worker tells; the rest belongs to the pool and its policy."""
 
-    __slots__ = ("begun", "info", "is_known", "latency", "pool", "share", "turn", "worker")
+    __slots__ = ("begun", "info", "is_known", "latency", "pace", "pool", "share", "turn", "worker")
 
     def __init__(self, worker: Worker, info: ModelInfo) -> None:
         self.worker = worker
         self.info = info
         self.latency = PeakEwma()
+        self.pace = Pace()
         self.pool: Pool | None = None
         self.is_known = False  # has it ever served?
         self.begun: float | None = None  # when it was first thought of for a request
-        self.share = FIRST_SHARE  # of what it will get, while it is new
+        self.share = FIRST_SHARE  # of what it would get, while it is new, slow or comes and goes
         self.turn = 0.0  # where it stands among those who take turns
 
     def __repr__(self) -> str:
@@ -85,8 +89,16 @@ class Replica:
         """Its requests for its size."""
         return self.worker.in_flight / (self.worker.capacity * self.worker.weight)
 
-    def grow(self, now: float) -> None:
-        """A newcomer's caches are cold and its memory is untouched, so its share grows with its age."""
+    def answered(self, seconds: float, now: float) -> None:
+        self.latency.observe(seconds, now)
+        self.pace.observe(seconds)
+
+    def assess(self, now: float) -> bool:
+        """What its share is now; False when that will change by time alone. A newcomer's caches are cold and its memory
+        is untouched, so it grows with its age."""
         if self.begun is None:
             self.begun = now
-        self.share = min(1.0, FIRST_SHARE + (1 - FIRST_SHARE) * (now - self.begun) / SLOW_START)
+        growth = min(1.0, FIRST_SHARE + (1 - FIRST_SHARE) * (now - self.begun) / SLOW_START)
+        reliability = self.worker.reliability.at(now)
+        self.share = growth * reliability * self.pace.value
+        return growth == reliability == 1.0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from shoal.load_balancer import Health, Pool, Replica
+from shoal.load_balancer import Health, Pool, Reliability, Replica
 from shoal.load_balancer.replica import SLOW_START
 from shoal.messages import ModelInfo
 from shoal.types import ModelKind, ModelName, ModelState, WorkerId, WorkerState
@@ -23,13 +23,14 @@ class FakeWorker:
     state: WorkerState = WorkerState.READY
     suspect: bool = False
     reason: str = ""
+    reliability: Reliability = field(default_factory=Reliability)
 
 
 def grown(worker: FakeWorker) -> Replica:
     """A replica that is not new any more."""
     replica = Replica(worker, FISH)
-    replica.grow(0.0)
-    replica.grow(SLOW_START)
+    replica.assess(0.0)
+    replica.assess(SLOW_START)
     replica.is_known = True
     return replica
 
@@ -52,8 +53,8 @@ class Waters:
         return replica
 
     def change(self, name: str, **what: object) -> None:
-        for field, value in what.items():
-            setattr(self.workers[name], field, value)
+        for name_of, value in what.items():
+            setattr(self.workers[name], name_of, value)
         self.pool.changed(self.replicas[name])
 
     def choose(self, now: float = 100.0, *, excluded: str = "", suspects: bool = False) -> str | None:

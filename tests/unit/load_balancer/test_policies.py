@@ -202,8 +202,8 @@ def test_a_newcomer_gets_a_share_that_grows(name: str) -> None:
         old, new = worker("old", capacity=100), Replica(FakeWorker(WorkerId("new"), 100), FISH)
         for replica in (old, new):
             replica.latency.observe(0.1, 0.0)
-        new.grow(0.0)
-        new.grow(age)
+        new.assess(0.0)
+        new.assess(age)
         chosen = Counter[str]()
         policy = make(name, old, new, *(worker(f"w{n}", capacity=100) for n in range(8)))
         for _ in range(500):
