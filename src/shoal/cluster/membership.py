@@ -156,9 +156,12 @@ class Membership:
 
     def loaded(self, member: Member, load: Load, now: float) -> None:
         """A heartbeat of one whose state and models are as before. Harmless from an earlier registration."""
-        if self._is_current(member):
-            member.told(load, now)
-            member.suspect = False
+        if not self._is_current(member):
+            return
+        before = (member.in_flight, member.suspect)
+        member.told(load, now)
+        member.suspect = False
+        if before != (member.in_flight, member.suspect):
             member.changed()
 
     def draining(self, member: Member) -> None:

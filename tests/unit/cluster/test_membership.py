@@ -255,3 +255,28 @@ def test_every_move_is_in_the_table_and_one_registration_of_a_worker_is_current(
         assert +Counter(workers.count()) == Counter(member.state for member in workers.members())
         able = {member.worker_id for member in workers.members() if member.state is READY}
         assert chosen(workers) in able if able else chosen(workers) is None
+
+
+def test_a_heartbeat_counts_the_load_and_heals_a_suspect() -> None:
+    members = fleet()
+    member = members.registered(registration(), 0.0)
+    members.suspected(member, True)
+    members.loaded(member, Load(in_flight=3), 2.0)
+    assert (member.in_flight, member.suspect, member.heard) == (3, False, 2.0)
+
+
+def test_a_heartbeat_of_an_earlier_registration_changes_nothing() -> None:
+    members = fleet()
+    earlier = members.registered(registration(), 0.0)
+    members.registered(registration(), 1.0)
+    members.loaded(earlier, Load(in_flight=3), 2.0)
+    assert (earlier.in_flight, earlier.heard) == (0, 0.0)
+
+
+def test_one_that_fell_comes_back_with_its_standing() -> None:
+    members = fleet()
+    member = members.registered(registration(), 0.0)
+    members.fell(member, 1.0)
+    members.left(member, "its connection ended")
+    again = members.registered(registration(), 1.0)
+    assert again.reliability.at(1.0) == 0.5
