@@ -35,9 +35,9 @@ class TooMuch(Exception):
 
 
 @contextmanager
-def budget(work: int = MAX_WORK) -> Iterator[None]:
+def budget() -> Iterator[None]:
     """Render within it: :class:`TooMuch` is raised, out of the rendering, once it is spent."""
-    token = _left.set([work])
+    token = _left.set([MAX_WORK])
     try:
         yield
     finally:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from shoal.api.limits import ApiLimits
 from shoal.api.openai.schema import FunctionBody
 from shoal.api.openai.tool_grammar import calls_alone, calls_or_json, calls_or_text
 from shoal.engines.toy import EOS, VOCAB_SIZE, ToyTokenizer
 from shoal.errors import InvalidRequest
 from shoal.types import Grammar
+from shoal.worker.generation import constraint
 from shoal.worker.generation.constraint import Constraint, GrammarCompiler
 
 CITY = {
@@ -25,6 +25,12 @@ CLOCK = FunctionBody(name="clock")
 PARIS = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 NOW = '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
 TEXT = "It rains <b>in</b> Paris."
+
+
+@pytest.fixture(autouse=True)
+def _no_grammar_is_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes a process each; those that need it are with the integration tests."""
+    monkeypatch.setattr(constraint, "try_out", lambda grammar, source, limits: 0)
 
 
 def compiled(source: str) -> Constraint:
@@ -121,11 +127,3 @@ def test_a_schema_that_cannot_be_held_is_refused(function: FunctionBody) -> None
     with pytest.raises(InvalidRequest) as caught:
         compiled(calls_alone([function], 1))
     assert caught.value.param == "tools"
-
-
-def test_as_many_tools_as_a_request_may_have_compile() -> None:
-    limits = ApiLimits()
-    padded = {"type": "object", "properties": {"a": {"type": "string", "description": "x" * 800}}}
-    functions = [FunctionBody(name=f"tool_{at}", parameters=padded) for at in range(limits.tools)]
-    source = calls_or_text(functions, limits.tool_calls)
-    assert accepts(source, '<tool_call>\n{"name": "tool_127", "arguments": {"a": "b"}}\n</tool_call>')

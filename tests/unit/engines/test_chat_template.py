@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.engines import chat_template
+from shoal.engines import chat_template, template_sandbox
 from shoal.engines.chat_template import CHATML, encode_chat, render
 from shoal.errors import InvalidRequest
 from shoal.types import ChatMessage, Tool, ToolCall
@@ -109,7 +109,7 @@ def test_a_prompt_of_boundless_length_is_refused(monkeypatch: pytest.MonkeyPatch
         render(endless, user("Hi"), bos_token="", eos_token="")
 
 
-ENDLESS = {
+LONG = {
     "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "loops that take nothing": (
         "{% for a in range(99999) %}{% for b in range(99999) if b < 0 %}{% endfor %}{% endfor %}"
@@ -119,6 +119,8 @@ ENDLESS = {
         "{% set l = [[], []] %}{% for x in [l, l] recursive %}{% if loop.depth < 50 %}{{ loop([l, l]) }}{% endif %}"
         "{% endfor %}"
     ),
+}
+LARGE = {
     "repetition": "{{ ('a' * 10 ** 9) | length }}",
     "repetition of a list": "{{ (10 ** 9 * [1]) | length }}",
     "powers": "{{ 10 ** (10 ** 8) }}",
@@ -133,8 +135,15 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("template", ENDLESS.values(), ids=ENDLESS)
-def test_a_template_that_would_not_end_is_refused(template: str) -> None:
+@pytest.mark.parametrize("template", LONG.values(), ids=LONG)
+def test_a_template_that_would_not_end_is_refused(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_sandbox, "MAX_WORK", 100_000)
+    with pytest.raises(InvalidRequest, match="it does more than any prompt needs"):
+        render(template, user("Hi"), bos_token="", eos_token="")
+
+
+@pytest.mark.parametrize("template", LARGE.values(), ids=LARGE)
+def test_a_template_that_would_take_all_memory_is_refused(template: str) -> None:
     with pytest.raises(InvalidRequest, match=r"it (does|makes|computes|is longer)"):
         render(template, user("Hi"), bos_token="", eos_token="")
 

@@ -9,7 +9,7 @@ from shoal.engines.toy import ToyEngine, ToyTokenizer
 from shoal.errors import InvalidRequest
 from shoal.messages import Chunk, Generate
 from shoal.types import FinishReason, Grammar, ModelName, Prompt, RequestId, Sampling, TextPrompt, TokenId, TokenPrompt
-from shoal.worker.generation import GenerationLoop, Limits
+from shoal.worker.generation import GenerationLoop, Limits, constraint
 
 
 def encode_prompt(prompt: Prompt) -> Sequence[TokenId]:
@@ -52,6 +52,12 @@ class Server:
             finish_reason=chunks[-1].finish_reason or FinishReason.STOP,
             usage=chunks[-1].usage,
         )
+
+
+@pytest.fixture(autouse=True)
+def _no_grammar_is_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes a process each; those that need it are with the integration tests."""
+    monkeypatch.setattr(constraint, "try_out", lambda grammar, source, limits: 0)
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ async def test_a_continuation_is_the_rest_of_the_answer(
     serve: Serve, options: dict[str, Any], max_generated: int
 ) -> None:
     second = serve(engine=ToyEngine(max_generated=max_generated))
-    await check_every_cut(serve(), second, least=8, max_tokens=40, **options)
+    await check_every_cut(serve(), second, least=8, max_tokens=24, **options)  # over three blocks
 
 
 async def test_a_stop_string_over_the_seam_ends_it_and_is_not_said(serve: Serve) -> None:
