@@ -9,16 +9,15 @@ from typing import Final
 
 from shoal.errors import ConfigError, Conflict, ModelNotFound
 from shoal.messages import ModelInfo
+from shoal.model_registry.aliases import Aliases, remember
 from shoal.model_registry.arguments import DEFAULT_ALIAS, parse_model_id
 from shoal.model_registry.spec import DOES, ModelSpec, Placement
 from shoal.model_registry.weights import Weights, draw
 from shoal.types import ModelId, ModelKind, ModelName, ModelPart, Version
 
 MAX_MODELS: Final = 16_384  # versions counted; metrics have a series a model
-MAX_ALIASES: Final = 16_384
 FORGET_AFTER: Final = 60.0  # seconds that no worker has had a model which only workers told of: twice a restart
 _NAMES_SHOWN: Final = 20  # in an error
-_REMOVED_KEPT: Final = 1024  # names that were taken out, so that nobody brings them back by accident
 
 
 class Registry:
@@ -31,12 +30,11 @@ class Registry:
     def __init__(self, specs: Iterable[ModelSpec] = (), aliases: Mapping[str, Weights] | None = None) -> None:
         self._specs: dict[ModelId, ModelSpec] = {}
         self._live: dict[ModelName, Version] = {}
-        self._aliases: dict[ModelName, Weights] = {}
+        self._aliases = Aliases()
         self._promoted: dict[ModelName, Version] = {}  # a version may be promoted before a worker tells of it
         self._placements: dict[ModelId, Placement] = {}
         self._reserved: dict[ModelId, ModelSpec] = {}
         self._removed: dict[ModelId, None] = {}  # the longest ago first
-        self._removed_aliases: dict[ModelName, None] = {}
         self._absent: dict[ModelId, float] = {}  # learned, and since when no worker has had it
         for spec in specs:
             self.add(spec)
@@ -62,9 +60,8 @@ class Registry:
         self._live.setdefault(spec.name, spec.version)
         if self._promoted.get(spec.name) == spec.version:
             self._live[spec.name] = spec.version
-        self._aliases |= {ModelName(alias): {spec.name: 1} for alias in spec.settings.aliases}
         for alias in spec.settings.aliases:
-            self._removed_aliases.pop(ModelName(alias), None)
+            self._aliases.lead(alias, {spec.name: 1})
         self._removed.pop(spec.id, None)
         if placement is not None:
             self._placements[spec.id] = placement
@@ -107,7 +104,7 @@ class Registry:
         ``present``: what workers have now. What an alias leads to, or was promoted, stays: an operator named it.
         """
         absent = [spec.id for spec in self._specs.values() if spec.source is None and spec.id not in present]
-        named = {target for targets in self._aliases.values() for target in targets}
+        named = {target for targets in self._aliases.all().values() for target in targets}
         self._absent = {
             model: self._absent.get(model, now)
             for model in absent
@@ -126,14 +123,14 @@ class Registry:
         """
         leaving = [self.resolve_exactly(model) for model in models]
         ids = {spec.id for spec in leaving}
-        own = {alias for spec in leaving for alias in spec.settings.aliases if self._is_own(alias, spec)}
+        own = {alias for spec in leaving for alias in spec.settings.aliases if self._aliases.is_alone(alias, spec.name)}
         for name in {spec.name for spec in leaving}:
             staying = [spec for spec in self.versions(name) if spec.id not in ids]
             self._check_leaving(name, ids, own, staying)
             if not staying:
                 del self._live[name]
                 self._promoted.pop(name, None)
-                self._aliases = {alias: targets for alias, targets in self._aliases.items() if alias not in own}
+                self._aliases.drop(own)
         for model in ids:
             del self._specs[model]
             self._placements.pop(model, None)
@@ -141,9 +138,7 @@ class Registry:
 
     def keep_out(self, model: ModelId) -> None:
         """Ignore a version that workers have of their own."""
-        self._removed[model] = None
-        if len(self._removed) > _REMOVED_KEPT:
-            del self._removed[next(iter(self._removed))]
+        remember(self._removed, model)
 
     def point(self, alias: str, targets: Weights, *, known: bool = True) -> None:
         """Let an alias lead to models, each with its weight. Raises :class:`ConfigError`.
@@ -160,17 +155,12 @@ class Registry:
         for target in targets:
             if known and self._find(target) is None:
                 raise ConfigError(f"alias '{alias}' leads to '{target[:64]}', which is no model", param="aliases")
-        if name not in self._aliases and len(self._aliases) >= MAX_ALIASES:
-            raise ConfigError(f"there are {MAX_ALIASES} aliases already, which is the limit", param="aliases")
-        self._aliases[name] = dict(targets)
-        self._removed_aliases.pop(name, None)
+        self._aliases.check_room(name)
+        self._aliases.lead(name, targets)
 
     def unpoint(self, alias: str) -> None:
         """Take an alias away; harmless when it is not there."""
-        self._aliases.pop(ModelName(alias), None)
-        self._removed_aliases[ModelName(alias)] = None
-        if len(self._removed_aliases) > _REMOVED_KEPT:
-            del self._removed_aliases[next(iter(self._removed_aliases))]
+        self._aliases.take_away(alias)
 
     def promote(self, model: ModelId, *, known: bool = True) -> None:
         """Let this version answer to the bare name. Raises :class:`ModelNotFound`, unless it may be told of later."""
@@ -181,7 +171,7 @@ class Registry:
     def snapshot(self) -> Registry:
         """A copy as it is now, for :meth:`restore`."""
         made = copy.copy(self)
-        vars(made).update({name: dict(value) for name, value in vars(self).items()})
+        vars(made).update({name: value.copy() for name, value in vars(self).items()})
         return made
 
     def restore(self, snapshot: Registry) -> None:
@@ -195,7 +185,7 @@ class Registry:
 
         Of an alias with several models the ``key`` chooses, the same one each time, as often as its weight says.
         """
-        targets = self._aliases.get(ModelName(name))
+        targets = self._aliases.get(name)
         wanted = name if targets is None else draw(targets, name, key)
         if found := self._find(wanted):
             return found
@@ -243,15 +233,15 @@ class Registry:
         return self._removed
 
     def removed_aliases(self) -> Iterable[ModelName]:
-        return self._removed_aliases
+        return self._aliases.removed()
 
     def all_aliases(self) -> Mapping[ModelName, Weights]:
-        return self._aliases
+        return self._aliases.all()
 
     def aliases(self, spec: ModelSpec) -> tuple[ModelName, ...]:
         """Every other name that leads to this version, ``default`` included where it does."""
         names = {spec.name, str(spec.id)} if self.is_live(spec.id) else {str(spec.id)}
-        found = tuple(alias for alias, targets in self._aliases.items() if names & targets.keys())
+        found = self._aliases.leading_to(names)
         is_default = DEFAULT_ALIAS not in self._live and DEFAULT_ALIAS not in self._aliases and spec == self._default()
         return (*found, DEFAULT_ALIAS) if is_default else found
 
@@ -271,10 +261,11 @@ class Registry:
             )
         if repeated := [alias for alias in aliases if aliases.count(alias) > 1 or alias == spec.name]:
             raise ConfigError(f"model '{spec.name}' has the alias '{repeated[0]}' twice", param="aliases")
-        if spec.name in self._aliases:
-            raise ConfigError(f"'{spec.name}' is already an alias of {self._targets(spec.name)}", param="aliases")
+        self._aliases.check_free(spec.name)
         for alias in aliases:
-            self._check_free(alias, of=spec.name)
+            if alias in self._live:
+                raise ConfigError(f"there are two models called '{alias}'", param="models")
+            self._aliases.check_free(alias, of=spec.name)
 
     def _check_leaving(self, name: ModelName, ids: set[ModelId], own: set[str], staying: Iterable[ModelSpec]) -> None:
         others = [spec.version for spec in staying]
@@ -284,10 +275,10 @@ class Registry:
                 param="model",
             )
         gone = {str(model) for model in ids} | ({name} if not others else set())
-        for alias, targets in self._aliases.items():
-            if gone & targets.keys() and not (alias in own and not others):
+        for alias in self._aliases.leading_to(gone):
+            if others or alias not in own:
                 raise Conflict(
-                    f"alias '{alias}' leads to {self._targets(alias)}: point it elsewhere first", param="model"
+                    f"alias '{alias}' leads to {self._aliases.told(alias)}: point it elsewhere first", param="model"
                 )
 
     def _forget(self, model: ModelId) -> None:
@@ -299,26 +290,12 @@ class Registry:
             else:
                 del self._live[model.name]
 
-    def _is_own(self, alias: str, spec: ModelSpec) -> bool:
-        """Is the alias still as the settings of this model made it?"""
-        return self._aliases.get(ModelName(alias)) == {spec.name: 1}
-
     def _find(self, name: str) -> ModelSpec | None:
         bare, at, version = name.partition("@")
         if at and not version:
             return None
         found = ModelName(bare)
         return self._specs.get(ModelId(found, Version(version) if version else self._live.get(found, Version(""))))
-
-    def _check_free(self, alias: str, *, of: ModelName) -> None:
-        if alias in self._live:
-            raise ConfigError(f"there are two models called '{alias}'", param="models")
-        targets = self._aliases.get(ModelName(alias))
-        if targets is not None and targets.keys() != {of}:
-            raise ConfigError(f"'{alias}' is already an alias of {self._targets(ModelName(alias))}", param="aliases")
-
-    def _targets(self, alias: ModelName) -> str:
-        return " and ".join(f"'{target}'" for target in self._aliases[alias])
 
     def _default(self) -> ModelSpec | None:
         specs = (spec for spec in self._specs.values() if spec.kind is ModelKind.GENERATE)
