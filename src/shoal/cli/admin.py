@@ -48,6 +48,14 @@ def ask(address: str, method: str, path: str, body: Any = None) -> Any:
     return content
 
 
+def tell(answer: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    """For programs or for people, as they asked."""
+    if as_json:
+        show_json(answer)
+    else:
+        show(answer)
+
+
 def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 

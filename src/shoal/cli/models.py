@@ -10,7 +10,7 @@ import click
 import msgspec
 from rich.table import Table
 
-from shoal.cli.admin import admin_options, ask, show_json, show_table
+from shoal.cli.admin import admin_options, ask, show_table, tell
 from shoal.errors import ConfigError
 
 
@@ -21,11 +21,7 @@ def models(context: click.Context, address: str, as_json: bool) -> None:
     """Show the models that are served; or load, unload, promote them and set their aliases."""
     context.obj = (address, as_json)
     if context.invoked_subcommand is None:
-        found = ask(address, "GET", "/admin/models")
-        if as_json:
-            show_json(found)
-        else:
-            _show(found)
+        tell(ask(address, "GET", "/admin/models"), as_json, _show)
 
 
 @models.command()
@@ -94,10 +90,7 @@ def alias(to: tuple[str, bool], alias: str, targets: tuple[str, ...], delete: bo
 
 
 def _say(to: tuple[str, bool], answer: Any, line: str) -> None:
-    if to[1]:
-        show_json(answer)
-    else:
-        click.echo(line)
+    tell(answer, to[1], lambda _: click.echo(line))
 
 
 def _settings(file: Path | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 from rich.table import Table
 
-from shoal.cli.admin import admin_options, ask, show_json, show_table
+from shoal.cli.admin import admin_options, ask, show_table, tell
 
 
 @click.group(invoke_without_command=True)
@@ -18,11 +18,7 @@ def workers(context: click.Context, address: str, as_json: bool) -> None:
     """Show the workers of a running Shoal; or let one leave."""
     context.obj = (address, as_json)
     if context.invoked_subcommand is None:
-        found = ask(address, "GET", "/admin/workers")
-        if as_json:
-            show_json(found)
-        else:
-            _show(found["workers"])
+        tell(ask(address, "GET", "/admin/workers"), as_json, _show)
 
 
 @workers.command()
@@ -33,15 +29,12 @@ def drain(to: tuple[str, bool], worker: str, timeout: float | None) -> None:
     """Give a worker nothing new, let it finish what it has, and leave."""
     address, as_json = to
     answer = ask(address, "POST", f"/admin/workers/{quote(worker, safe=':')}/drain", {"timeout": timeout})
-    if as_json:
-        show_json(answer)
-    else:
-        click.echo(f"{answer['worker']} is draining")
+    tell(answer, as_json, lambda _: click.echo(f"{answer['worker']} is draining"))
 
 
-def _show(found: list[Any]) -> None:
+def _show(found: Any) -> None:
     table = Table("worker", "state", "requests", "cores", "memory", "models", box=None)
-    for worker in found:
+    for worker in found["workers"]:
         held = [f"{model['model']}{_shard(model)}{_but(model)}" for model in worker["models"]]
         table.add_row(
             worker["id"],

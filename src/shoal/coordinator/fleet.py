@@ -11,7 +11,8 @@ from typing import Any
 
 from shoal.aio import Tasks
 from shoal.clock import now
-from shoal.cluster import Member, Membership, Verdict, Vigil
+from shoal.cluster import Member, Membership
+from shoal.coordinator.watch import Watch
 from shoal.errors import ConfigError, Conflict, NotFound, ProtocolError, ShoalError, WorkerLost
 from shoal.load_balancer import Health, Pool, Replica
 from shoal.messages import (
@@ -67,11 +68,11 @@ class Fleet:
         self._measured = measured
         self._heartbeat_interval = heartbeat_interval  # seconds
         self._membership = Membership(heartbeat_interval=heartbeat_interval, zone=zone, chance=chance)
-        self._vigil = Vigil()
         self._links: dict[Connection, Member] = {}
         self._connections: dict[WorkerId, Connection] = {}
         self._dialers: list[Dialer] = []
         self._tasks = Tasks()
+        self._watch = Watch(self._membership, self._links, self._tasks)
         #: Called when a worker came, went, or told something new of itself or its models.
         self.on_change: Callable[[], None] = lambda: None
 
@@ -80,7 +81,7 @@ class Fleet:
         return f"<Fleet of {len(self._membership)} workers: {states or 'none'}>"
 
     def start(self) -> None:
-        self._tasks.start(self._watch(), name="watch workers")
+        self._tasks.start(self._watch.run(), name="watch workers")
         self._tasks.start(self._forget(), name="forget absent models")
         self._tasks.start(self._weigh(), name="weigh replicas")
 
@@ -125,7 +126,7 @@ class Fleet:
 
     def status(self, message: Status, connection: Connection) -> None:
         member = self._member(connection)
-        self._suspect(member, False)
+        self._watch.suspect(member, False)
         before = (member.state, member.told_models)
         self._membership.reported(member, message, now())
         if before != (member.state, member.told_models):
@@ -142,7 +143,7 @@ class Fleet:
 
     def loaded(self, message: LoadReport, connection: Connection) -> None:
         member = self._member(connection)
-        self._suspect(member, False)
+        self._watch.suspect(member, False)
         self._membership.loaded(member, message.load, now())
 
     def measured(self, message: MetricsReport, connection: Connection) -> None:
@@ -233,7 +234,7 @@ class Fleet:
             return
         member = self._links[present]
         # Another life of the same worker: the earlier one may have died without a word.
-        if member.registration.instance != message.instance and not self._vigil.is_silent(member, present.heard, now()):
+        if member.registration.instance != message.instance and not self._watch.is_silent(member, present):
             raise Conflict(f"there is a worker {message.worker_id} already, and it is another one: give one a new id")
 
     def _member(self, connection: Connection) -> Member:
@@ -300,39 +301,6 @@ class Fleet:
                 extra={"action": "worker_lost", "worker": member.worker_id},
             )
         self.on_change()
-
-    async def _watch(self) -> None:
-        """Look for silence: a suspect gets no requests; one that stays silent loses its connection, and with it all."""
-        while True:
-            await asyncio.sleep(self._vigil.patience.look)
-            at = now()
-            self._vigil.begin(at)
-            for connection, member in self._links.items():
-                verdict = self._vigil.judge(member, connection.heard, at)
-                if verdict is not Verdict.FINE or member.suspect:
-                    self._act(verdict, member, connection)
-
-    def _act(self, verdict: Verdict, member: Member, connection: Connection) -> None:
-        if verdict is Verdict.PROBE:
-            connection.ping()
-        elif verdict is Verdict.LOST and not connection.is_closed:
-            self._tasks.start(connection.close("it was silent for too long"), name="close suspect")
-        suspect = {Verdict.FINE: False, Verdict.SUSPECT: True}.get(verdict, member.suspect)
-        if suspect and not member.suspect:
-            self._membership.fell(member, now())
-            connection.give_up_calls("it is silent")  # whoever waits for it goes on elsewhere
-        self._suspect(member, suspect)
-
-    def _suspect(self, member: Member, suspect: bool) -> None:
-        if suspect is member.suspect:
-            return
-        self._membership.suspected(member, suspect)
-        logger.warning(
-            "%s %s",
-            member.worker_id,
-            "is silent and gets no requests" if suspect else "speaks again",
-            extra={"action": "worker_suspected" if suspect else "worker_healed", "worker": member.worker_id},
-        )
 
 
 def _listed(models: Sequence[ModelInfo]) -> str:

@@ -46,5 +46,5 @@ def test_a_name_is_free_for_the_model_that_it_leads_to_alone(targets: dict[str, 
     made.lead("theirs", targets)
     made.check_free("mine", of=ModelName("one"))
     made.check_free("new", of=ModelName("one"))
-    with pytest.raises(ConfigError, match="'theirs' is already an alias of .*'two'"):
+    with pytest.raises(ConfigError, match="already an alias of "):
         made.check_free("theirs", of=ModelName("one"))
