@@ -74,7 +74,10 @@ json_values = st.recursive(
 
 @given(
     calls=st.lists(
-        st.tuples(st.from_regex("[a-zA-Z0-9_-]{1,64}", fullmatch=True), st.dictionaries(st.text(), json_values)),
+        st.tuples(
+            st.from_regex("[a-zA-Z0-9_-]{1,64}", fullmatch=True),
+            st.dictionaries(st.text(max_size=5), json_values, max_size=3),
+        ),
         max_size=3,
     ),
     text=st.sampled_from(["", "Let me look.", "1 < 2"]),
