@@ -232,10 +232,11 @@ class AsgiClient:
 
 
 def _run(request: Infer) -> Tensors:
+    wanted = "input" if request.model == ECHO.name else "text"
+    if wanted not in request.inputs:
+        raise InvalidRequest(f"input '{wanted}' is missing", param=wanted)
     if request.model == ECHO.name:
-        return {"output": request.inputs["input"]}
-    if "text" not in request.inputs:
-        raise InvalidRequest("input 'text' is missing", param="text")
+        return {"output": request.inputs[wanted]}
     texts = [bytes(text) for text in request.inputs["text"].flat]
     counts = np.array([len(text.split()) for text in texts], dtype=np.int64)
     return {"embedding": np.stack([_vector(text) for text in texts]), "tokens": counts}

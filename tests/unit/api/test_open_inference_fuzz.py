@@ -7,7 +7,7 @@ import struct
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shoal.api.app import build_app
@@ -102,6 +102,7 @@ def test_damaged_byte_strings_are_refused_or_come_back_as_they_went(
     part=st.sampled_from(["", "inputs", "outputs", "parameters"]),
     fields=st.dictionaries(st.sampled_from(FIELDS), values),
 )
+@example(part="inputs", fields={"name": "another"})
 @settings(max_examples=200)
 def test_odd_fields_are_refused_or_served(part: str, fields: dict[str, Any]) -> None:
     body = sound()
