@@ -133,6 +133,7 @@ class ModelInfo(Message, frozen=True):
     shard: Number | None = None  # the part of the key space it holds; None: all of it
     aliases: tuple[str, ...] = ()  # other names that lead to it; a coordinator tells
     live: bool = True  # does it answer to the bare name? A coordinator tells
+    at_once: Number = 0  # rows of a tensor model, or generations, that keep it busy; more would only wait; 0: not known
 
     @property
     def id(self) -> ModelId:

@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from shoal.api.addresses import is_among
 from shoal.api.guards import ClientWatch, Deadline
 from shoal.api.limits import ApiLimits
 from shoal.api.memory import BodyMemory
 from shoal.coordinator.observation import watch_source
-from shoal.errors import Cancelled, InvalidRequest, PayloadTooLarge, RequestTimeout
+from shoal.errors import Cancelled, Forbidden, InvalidRequest, PayloadTooLarge, RequestTimeout
 from shoal.messages import Generate, Infer
 
 Scope = MutableMapping[str, Any]
@@ -38,6 +39,7 @@ LINGER = 5.0  # seconds to take and drop the rest of a body whose answer is alre
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
 _DIGITS = re.compile(rb"[0-9]{1,15}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TENANT = re.compile(rb"[A-Za-z0-9._:@/-]{1,64}")
 _PRIORITY = re.compile(rb"-?[0-9]{1,3}")
 _STREAM_HEADERS: list[Header] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -103,9 +105,23 @@ class Exchange:
             raise InvalidRequest(message, param="x-priority")
         return int(given)
 
+    @property
+    def tenant(self) -> str:
+        """Who asks, as a trusted proxy says in ``x-tenant``. From anybody else it is refused and not ignored: whoever
+        sends it counts on being kept apart. Raises :class:`InvalidRequest`, :class:`Forbidden`."""
+        given = self._headers.get(b"x-tenant")
+        if given is None:
+            return ""
+        if not is_among(self.client, self.limits.trusted_proxies):
+            raise Forbidden("x-tenant is taken from proxies in coordinator.trusted_proxies alone", param="x-tenant")
+        if not _TENANT.fullmatch(given):
+            message = "x-tenant has 1 to 64 letters, digits and . _ : @ / - characters"
+            raise InvalidRequest(message, param="x-tenant")
+        return given.decode()
+
     def stamp(self, request: R) -> R:
         """The request with what its headers say of it. Raises :class:`InvalidRequest`."""
-        return msgspec.structs.replace(request, trace=self.trace, priority=self.priority)
+        return msgspec.structs.replace(request, trace=self.trace, priority=self.priority, tenant=self.tenant)
 
     def header(self, name: bytes) -> bytes | None:
         return self._headers.get(name)

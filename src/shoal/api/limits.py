@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +29,4 @@ class ApiLimits:
     tool_bytes: int = 128 * 1024  # of all tools as JSON: each is read with every prompt, and compiled
     tool_calls: int = 16  # of one answer: a small model may not know when to end
     byte_strings: int = 2**18  # elements of a BYTES tensor: each is an object of its own
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()  # whose x-tenant is believed

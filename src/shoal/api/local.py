@@ -6,8 +6,7 @@ pointed at 127.0.0.1 it can read the answers as well. What it cannot do is to le
 
 from __future__ import annotations
 
-import ipaddress
-
+from shoal.api.addresses import parse
 from shoal.api.asgi import Exchange
 from shoal.errors import Forbidden, InvalidRequest
 
@@ -68,9 +67,5 @@ def _host(header: str) -> str:
 
 
 def _is_loopback(address: str) -> bool:
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = getattr(found, "ipv4_mapped", None)  # 127.0.0.1 as a socket of both families names it
-    return (mapped or found).is_loopback
+    found = parse(address)
+    return found is not None and found.is_loopback

@@ -1,5 +1,6 @@
 """The configuration: a few frozen values, one place that reads the environment, and a written-down precedence."""
 
+from shoal.config.limits import DEFAULT_TENANT, LimitConfig, TenantConfig
 from shoal.config.loading import (
     FILE_VARIABLE,
     Settings,
@@ -39,6 +40,7 @@ from shoal.config.sections import (
 from shoal.config.values import Count, Heartbeat, Port, Seconds
 
 __all__ = [
+    "DEFAULT_TENANT",
     "FILE_VARIABLE",
     "Balancing",
     "BatchConfig",
@@ -49,6 +51,7 @@ __all__ = [
     "EngineConfig",
     "Heartbeat",
     "JobsConfig",
+    "LimitConfig",
     "LogConfig",
     "ModelConfig",
     "Port",
@@ -62,6 +65,7 @@ __all__ = [
     "ShardConfig",
     "StepConfig",
     "TelemetryConfig",
+    "TenantConfig",
     "TensorConfig",
     "WorkerConfig",
     "cache_folder",

@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
+from shoal.config.limits import TenantConfig
 from shoal.config.models import ModelConfig
 from shoal.config.sections import Config
 from shoal.errors import ConfigError, located
@@ -156,7 +157,7 @@ def _names(section: str) -> Sequence[str]:
     struct: Any = Config
     for part in filter(None, section.replace("[...]", "[]").split(".")):
         known = {field.name: field.type for field in msgspec.structs.fields(struct)}
-        struct = ModelConfig if part == "models[]" else known.get(part)
+        struct = {"models[]": ModelConfig, "tenants[]": TenantConfig}.get(part) or known.get(part)
         if not (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
             return ()
     return tuple(field.name for field in msgspec.structs.fields(struct))

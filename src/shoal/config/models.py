@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from shoal.config.limits import LimitConfig
 from shoal.config.values import Count, Seconds, Section
 
 
@@ -104,3 +105,4 @@ class ModelConfig(Section, frozen=True):
     shards: ShardConfig | None = None
     fallback: tuple[str, ...] = ()  # models to ask, in order, when this one is ready nowhere
     timeout: Seconds | None = None  # for a request without a deadline; None: the coordinator's
+    limits: LimitConfig = LimitConfig()  # of all its requests together

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
 import msgspec
 
+from shoal.config.limits import TenantConfig
 from shoal.config.models import ModelConfig
 from shoal.config.values import Count, Heartbeat, Port, Seconds, Section, about
 
@@ -15,13 +17,23 @@ class CoordinatorConfig(Section, frozen=True):
     port: Annotated[Port, about("for HTTP, native clients and workers; 0: any that is free")] = 9000
     zone: Annotated[str, about("workers of the same zone are preferred")] = ""
     workers: Annotated[tuple[str, ...], about("HOST:PORT of workers to call; others may register themselves")] = ()
-    max_in_flight: Annotated[Count, about("requests admitted at a time; beyond: 429")] = 1024
+    max_in_flight: Annotated[Count, about("requests admitted at a time, running and waiting; beyond: 429")] = 1024
     request_timeout: Annotated[Seconds, about("seconds, when the client sets no deadline")] = 300.0
     heartbeat_interval: Annotated[Heartbeat, about("seconds between reports, asked of the workers")] = 0.5
     drain_timeout: Annotated[Seconds, about("seconds that running requests have to end when it stops")] = 30.0
     admin: Annotated[Literal["local", "any"], about("who may call /admin: clients on this machine, or anybody")] = (
         "local"
     )
+    trusted_proxies: Annotated[
+        tuple[str, ...], about("addresses and networks whose x-tenant is believed; none: it is refused")
+    ] = ()
+
+    def __post_init__(self) -> None:
+        for network in self.trusted_proxies:
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"trusted_proxies: {error}") from None
 
 
 class WorkerConfig(Section, frozen=True):
@@ -107,4 +119,7 @@ class Config(Section, frozen=True):
     )
     aliases: Annotated[
         dict[str, str | dict[str, Count]], about("to NAME, NAME@VERSION, or several of them with weights")
+    ] = msgspec.field(default_factory=dict)
+    tenants: Annotated[
+        dict[str, TenantConfig], about("NAME and what it may use; 'default': each tenant that is not named here")
     ] = msgspec.field(default_factory=dict)

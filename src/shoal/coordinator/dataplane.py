@@ -1,14 +1,14 @@
 """The data plane: the only door for requests, whichever surface they came through.
 
-Admit, find the model, check, and hand on to the response cache, which asks the dispatcher for what it lacks.
+Find the model, check, admit, and hand on to the response cache, which asks the dispatcher for what it lacks.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import ExitStack, aclosing, contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import msgspec
@@ -19,7 +19,7 @@ from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.in_flight import InFlight
 from shoal.coordinator.observation import observed
 from shoal.coordinator.responses import Responses
-from shoal.errors import InvalidRequest, ShoalError, WorkerLost
+from shoal.errors import InvalidRequest, WorkerLost
 from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec, Registry
 from shoal.telemetry import CoordinatorMetrics
@@ -129,7 +129,6 @@ class DataPlane:
         self, request: Generate | Infer, kind: ModelKind, timeout: float | None
     ) -> AsyncGenerator[Answer, None]:
         with (
-            self._let_in(),
             observed(self._metrics, request.model) as observation,
             span(f"{operation(request)} {request.model}", request.trace) as made,
         ):
@@ -138,16 +137,20 @@ class DataPlane:
             spec.check_kind(kind)
             if isinstance(request, Infer):
                 spec.check(request.inputs)
-            deadline = now() + (timeout or spec.settings.timeout or self._request_timeout)
-            describe(made, request, spec.id)
-            key = self._responses.key(request, spec)
-            request = _complete(request, spec, made.trace)
-            with self._in_flight.of(spec.id):
-                async with aclosing(self._responses.answer(key, request, spec, deadline, observation)) as answers:
-                    async for answer in answers:
-                        observation.answered(answer)
-                        conclude(made, answer)
-                        yield answer
+            place = self._admission.enter(request, spec)
+            try:
+                deadline = now() + (timeout or spec.settings.timeout or self._request_timeout)
+                describe(made, request, spec.id)
+                key = self._responses.key(request, spec)
+                request = _complete(request, spec, made.trace)
+                with self._in_flight.of(spec.id):
+                    async with aclosing(self._responses.answer(key, request, spec, deadline, observation)) as answers:
+                        async for answer in answers:
+                            observation.answered(answer)
+                            conclude(made, answer)
+                            yield answer
+            finally:
+                place.leave(observation.tokens)
 
     def _served(self, spec: ModelSpec, *, absent: bool) -> ServedModel:
         state, reason = self._fleet.state(spec.id)
@@ -167,16 +170,6 @@ class DataPlane:
             reason=reason,
             absent=absent,
         )
-
-    @contextmanager
-    def _let_in(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self._admission.admit())
-            except ShoalError as error:
-                self._metrics.rejected(error.code)
-                raise
-            yield
 
 
 def _complete(request: Generate | Infer, spec: ModelSpec, trace: str) -> Generate | Infer:

@@ -9,6 +9,7 @@ from contextlib import aclosing
 import msgspec
 
 from shoal.clock import now
+from shoal.coordinator.admission import Turns
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.journey import Journey
 from shoal.coordinator.observation import Observation
@@ -24,8 +25,11 @@ from shoal.types import ModelPart, RequestId, Tensors
 
 
 class Dispatcher:
-    def __init__(self, *, fleet: Fleet, health: Health, registry: Registry, metrics: CoordinatorMetrics) -> None:
+    def __init__(
+        self, *, fleet: Fleet, health: Health, registry: Registry, turns: Turns, metrics: CoordinatorMetrics
+    ) -> None:
         self._registry = registry
+        self._turns = turns
         self._sender = Sender(fleet=fleet, health=health, metrics=metrics)
 
     def decision(self, request_id: RequestId) -> tuple[RoutingDecision, ...]:
@@ -36,21 +40,26 @@ class Dispatcher:
         self, request: Generate | Infer, spec: ModelSpec, deadline: float, observation: Observation
     ) -> AsyncGenerator[Answer, None]:
         """``deadline`` is on the loop's clock. Raises :class:`ShoalError`; before the first part of the answer only
-        after every worker that could help was tried, and every fallback model."""
+        after its turn came, and every worker that could help was tried, and every fallback model."""
         journey = Journey(spec, deadline, observation)
-        for model, suspects in self._models(request, journey):
-            sent_on = False
-            try:
-                async with aclosing(self._by(model, request, journey, suspects)) as answers:
-                    async for answer in answers:
-                        sent_on = True
-                        yield answer if model is spec else _marked(answer, model)
-                return
-            except ShoalError as error:
-                if sent_on or not error.retryable or now() >= deadline:
-                    raise
-                journey.failed(model.id, error)
-        raise journey.final_error()
+        answer: Answer | None = None
+        turn = self._turns.enter(request, spec, deadline)
+        try:
+            if turn.waits:
+                await turn.wait()
+            for model, suspects in self._models(request, journey):
+                try:
+                    async with aclosing(self._by(model, request, journey, suspects)) as answers:
+                        async for answer in answers:
+                            yield answer if model is spec else _marked(answer, model)
+                    return
+                except ShoalError as error:
+                    if answer is not None or not error.retryable or now() >= deadline:
+                        raise
+                    journey.failed(model.id, error)
+            raise journey.final_error()
+        finally:
+            turn.leave(answer)
 
     def _models(self, request: Generate | Infer, journey: Journey) -> Iterator[tuple[ModelSpec, bool]]:
         """Which model to ask next, and whether silent workers too: only when no other worker of any model can.

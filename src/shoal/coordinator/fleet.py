@@ -14,7 +14,7 @@ from shoal.clock import now
 from shoal.cluster import Member, Membership
 from shoal.coordinator.watch import Watch
 from shoal.errors import ConfigError, Conflict, NotFound, ProtocolError, ShoalError, WorkerLost
-from shoal.load_balancer import Health, Pool, Replica
+from shoal.load_balancer import NO_ROOM, Health, Pool, Replica, Room
 from shoal.messages import (
     Deploy,
     Deregister,
@@ -75,6 +75,8 @@ class Fleet:
         self._watch = Watch(self._membership, self._links, self._tasks)
         #: Called when a worker came, went, or told something new of itself or its models.
         self.on_change: Callable[[], None] = lambda: None
+        #: Called when a worker may have more room than before, whoever gave it.
+        self.on_room: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
         states = ", ".join(f"{count} {state}" for state, count in self._membership.count().items())
@@ -129,6 +131,7 @@ class Fleet:
         self._watch.suspect(member, False)
         before = (member.state, member.told_models)
         self._membership.reported(member, message, now())
+        self.on_room()
         if before != (member.state, member.told_models):
             self._learn(message)
             self.on_change()
@@ -145,6 +148,7 @@ class Fleet:
         member = self._member(connection)
         self._watch.suspect(member, False)
         self._membership.loaded(member, message.load, now())
+        self.on_room()
 
     def measured(self, message: MetricsReport, connection: Connection) -> None:
         self._measured.take_in(self._member(connection).worker_id, message)
@@ -164,6 +168,18 @@ class Fleet:
     def replica(self, part: ModelPart, worker_id: WorkerId) -> Replica | None:
         pool = self._membership.pool(part)
         return None if pool is None else pool.get(worker_id)
+
+    def room(self, model: ModelId) -> Room:
+        """What the workers take of it; of a model in shards, the shard that takes the least."""
+        if (pool := self._membership.pool(ModelPart(model))) is not None:
+            return pool.room
+        pools = [self._membership.pool(part) for part in self._registry.parts(model)]
+        rooms = [NO_ROOM if pool is None else pool.room for pool in pools]
+        return Room(
+            min(room.places for room in rooms),
+            min(room.requests for room in rooms),
+            all(room.is_free for room in rooms),
+        )
 
     def is_ready(self, model: ModelId) -> bool:
         """Is there a worker for each of its shards that answers, though it may be full now?"""

@@ -8,7 +8,7 @@ from shoal.clock import now
 from shoal.coordinator.admission import Shares
 from shoal.coordinator.dataplane import DataPlane
 from shoal.coordinator.fleet import Fleet
-from shoal.errors import ProtocolError
+from shoal.errors import Forbidden, ProtocolError
 from shoal.messages import (
     Deregister,
     Generate,
@@ -36,6 +36,8 @@ class NativeSurface:
 
     async def handle(self, message: Request, call: Call) -> None:
         match message:
+            case Generate() | Infer() if message.tenant:
+                raise Forbidden("a native client names no tenant; a trusted proxy does, over HTTP", param="tenant")
             case Generate():
                 with self._shares.take(call.connection):
                     async with aclosing(self._plane.generate(message, timeout=_left(call))) as chunks:

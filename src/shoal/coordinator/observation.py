@@ -45,6 +45,7 @@ class Observation:
         self._began = now()
         self._last: float | None = None  # when a part of the answer last came
         self.complete = False
+        self.tokens: int | None = None  # of prompt and answer, once that is known
 
     def routed(self, policy: str, reason: str) -> None:
         self._metrics.routed(self.model, policy, reason, now() - self._began)
@@ -66,6 +67,7 @@ class Observation:
             self._metrics.token_gap(self.model, at - self._last)
         self._last = at
         if answer.usage is not None:
+            self.tokens = answer.usage.prompt_tokens + answer.usage.completion_tokens
             self._metrics.used(self.model, answer.usage)
 
 

@@ -18,7 +18,7 @@ from shoal.coordinator.decisions import Decisions
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.journey import Journey
 from shoal.coordinator.observation import is_last
-from shoal.errors import DeadlineExceeded, EngineFailed, ProtocolError, ShoalError, WorkerLost
+from shoal.errors import DeadlineExceeded, EngineFailed, Overloaded, ProtocolError, ShoalError, WorkerLost
 from shoal.load_balancer import Health, Outcome, Replica, RetryBudget
 from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec
@@ -96,14 +96,17 @@ class Sender:
         suspects: bool,
         lost: _Loss | None,
     ) -> RoutingDecision:
-        """Where to send it next. A request that lost its worker waits for one that is free, or comes back."""
+        """Where to send it next. A request that lost its worker waits for one that is free, or comes back; so does
+        one whose turn it was, when other models took the worker's last place meanwhile."""
         while True:
             try:
                 return self._route(request, spec, part, journey, suspects)
             except ShoalError as error:
                 if lost is None:
-                    raise
-                if not lost.patient or now() >= min(journey.deadline, lost.at + PATIENCE):
+                    waits = isinstance(error, Overloaded) and not spec.settings.fallback
+                    if not waits or now() >= journey.deadline:
+                        raise
+                elif not lost.patient or now() >= min(journey.deadline, lost.at + PATIENCE):
                     raise lost.error from error
             # By now those that were tried may have been started again.
             journey.tried[part].clear()

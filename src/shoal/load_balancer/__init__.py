@@ -4,11 +4,12 @@ from shoal.load_balancer.budget import RetryBudget
 from shoal.load_balancer.health import Attempt, Health, HealthLimits, Outcome
 from shoal.load_balancer.latency import PeakEwma
 from shoal.load_balancer.policies import POLICIES, Policy
-from shoal.load_balancer.pool import Choice, Pool, Tier
+from shoal.load_balancer.pool import NO_ROOM, Choice, Pool, Room, Tier
 from shoal.load_balancer.replica import Replica, Worker
 from shoal.load_balancer.standing import Reliability
 
 __all__ = [
+    "NO_ROOM",
     "POLICIES",
     "Attempt",
     "Choice",
@@ -21,6 +22,7 @@ __all__ = [
     "Reliability",
     "Replica",
     "RetryBudget",
+    "Room",
     "Tier",
     "Worker",
 ]

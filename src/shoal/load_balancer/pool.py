@@ -34,6 +34,17 @@ class Choice(msgspec.Struct, frozen=True):
     tier: Tier
 
 
+class Room(msgspec.Struct, frozen=True):
+    """What the replicas take together, those that are silent or ejected left out."""
+
+    places: int = 0  # rows of a tensor model, or generations
+    requests: int = 0
+    is_free: bool = False  # has one of them room for another request now?
+
+
+NO_ROOM: Final = Room()
+
+
 class Pool:
     """Every event of a replica or its worker is told to :meth:`changed`, so that a choice need not look at all."""
 
@@ -48,6 +59,10 @@ class Pool:
         self._parked: dict[Replica, None] = {}  # ejected when they were last looked at
         self._growing: dict[Replica, None] = {}  # whose share time alone will change
         self._weighed = 0.0  # when their paces were last compared
+        self._counted: dict[Replica, tuple[int, int]] = {}  # places and requests of each in the sums
+        self._free: set[Replica] = set()  # some of those
+        self._places = 0
+        self._requests = 0
 
     def __len__(self) -> int:
         return len(self._replicas)
@@ -71,18 +86,21 @@ class Pool:
             del self._replicas[replica.worker_id]
         self._serving.pop(replica, None)
         self._take_out(replica)
+        self._count(replica)
 
     def changed(self, replica: Replica) -> None:
         """Its model's state, or its worker's state or load."""
         if not replica.is_serving:
             self._serving.pop(replica, None)
             self._take_out(replica)
+            self._count(replica)
             return
         self._serving[replica] = None
         if not replica.is_known:
             replica.is_known = True
             self._growing[replica] = None
         self._seat(replica)
+        self._count(replica)
 
     def unsettled(self, replica: Replica) -> None:
         """Its share will change with time."""
@@ -98,6 +116,10 @@ class Pool:
                 self.changed(replica)
 
     # -- choices
+
+    @property
+    def room(self) -> Room:
+        return Room(self._places, self._requests, bool(self._free))
 
     @property
     def serving(self) -> int:
@@ -136,6 +158,7 @@ class Pool:
                     return Choice(replica, tier)
                 policy.discard(replica)
                 self._parked[replica] = None
+                self._count(replica)
         return None
 
     def _choose_suspect(self, health: Health, now: float, excluded: Container[WorkerId]) -> Choice | None:
@@ -188,5 +211,23 @@ class Pool:
             del self._parked[replica]
             if health.available(replica.worker_id, now):
                 self._seat(replica)
+                self._count(replica)
             else:
                 self._parked[replica] = None
+
+    # -- what they take together
+
+    def _count(self, replica: Replica) -> None:
+        counts = replica in self._serving and not replica.worker.suspect and replica not in self._parked
+        places, requests = (replica.places, replica.worker.capacity) if counts else (0, 0)
+        before = self._counted.get(replica, (0, 0))
+        self._places += places - before[0]
+        self._requests += requests - before[1]
+        if counts:
+            self._counted[replica] = places, requests
+        else:
+            self._counted.pop(replica, None)
+        if counts and replica.has_room:
+            self._free.add(replica)
+        else:
+            self._free.discard(replica)

@@ -80,6 +80,11 @@ class Replica:
         return self.worker.state is WorkerState.READY and self.worker.in_flight < self.worker.capacity
 
     @property
+    def places(self) -> int:
+        """Rows of a tensor model, or generations, that it makes use of at a time; more would only wait there."""
+        return self.info.at_once or self.worker.capacity
+
+    @property
     def size(self) -> float:
         """How much it takes beside others, new or not."""
         return self.worker.capacity * self.worker.weight

@@ -7,13 +7,16 @@ import errno
 import logging
 import random
 import uuid
+from collections.abc import Mapping
+from ipaddress import ip_network
 
 from prometheus_client import CollectorRegistry
 
 from shoal.api import admin, build_app
+from shoal.api.limits import ApiLimits
 from shoal.api.listener import Listener
-from shoal.config import CacheConfig, Config, CoordinatorConfig, variable
-from shoal.coordinator.admission import Admission
+from shoal.config import CacheConfig, Config, CoordinatorConfig, TenantConfig, variable
+from shoal.coordinator.admission import Admission, Turns
 from shoal.coordinator.control import Control
 from shoal.coordinator.dataplane import DataPlane
 from shoal.coordinator.disk_tier import DiskTier, cache_file
@@ -38,6 +41,7 @@ from shoal.types import CoordinatorId
 logger = logging.getLogger(__name__)
 
 NO_DISK = CacheConfig()
+NO_TENANTS: Mapping[str, TenantConfig] = {}
 
 
 class Coordinator:
@@ -52,14 +56,15 @@ class Coordinator:
         store: Store | None = None,
         chance: random.Random | None = None,
         cache: CacheConfig = NO_DISK,
+        tenants: Mapping[str, TenantConfig] = NO_TENANTS,
     ) -> None:
         self._settings = settings
         self._network = network
         name = CoordinatorId(f"coordinator-{uuid.uuid4().hex[:8]}")
         health = Health()
         collected, measured = CollectorRegistry(), FleetMetrics()
-        self.metrics = CoordinatorMetrics(collected, is_known=registry.__contains__)
-        self.admission = Admission(settings.max_in_flight)
+        self.metrics = CoordinatorMetrics(collected, is_known=registry.__contains__, tenants=tenants)
+        self.admission = Admission(settings.max_in_flight, tenants=tenants, rejected=self.metrics.rejected)
         self.fleet = Fleet(
             name,
             registry=registry,
@@ -72,7 +77,11 @@ class Coordinator:
         )
         collected.register(measured)
         collected.register(WorkerStates(self.fleet.members))
-        self.dispatcher = Dispatcher(fleet=self.fleet, health=health, registry=registry, metrics=self.metrics)
+        turns = Turns(self.fleet, self.admission, resolve=registry.resolve, observe=self.metrics.waiting)
+        self.fleet.on_room = turns.changed
+        self.dispatcher = Dispatcher(
+            fleet=self.fleet, health=health, registry=registry, turns=turns, metrics=self.metrics
+        )
         in_flight = InFlight()
         self.responses = Responses(
             self.dispatcher,
@@ -140,7 +149,9 @@ class CoordinatorNode:
     def __init__(self, config: Config) -> None:
         self._settings = config.coordinator
         store, registry = open_registry(config)
-        self._coordinator = Coordinator(config.coordinator, registry, TcpNetwork(), store=store, cache=config.cache)
+        self._coordinator = Coordinator(
+            config.coordinator, registry, TcpNetwork(), store=store, cache=config.cache, tenants=config.tenants
+        )
         surface = admin.routes(
             self._coordinator.control,
             self._coordinator.overview,
@@ -154,7 +165,11 @@ class CoordinatorNode:
             max_running=max(1, config.coordinator.max_in_flight // 2),
         )
         app = build_app(
-            self._coordinator.plane, metrics=self._coordinator.metrics.render, jobs=self._jobs, admin=surface
+            self._coordinator.plane,
+            metrics=self._coordinator.metrics.render,
+            jobs=self._jobs,
+            admin=surface,
+            limits=ApiLimits(trusted_proxies=tuple(map(ip_network, config.coordinator.trusted_proxies))),
         )
         self._started = False
         self._listener = Listener(app, self._coordinator.server.accept, drain_timeout=self._settings.drain_timeout)

@@ -6,7 +6,7 @@ An update finds its labelled child in a dictionary, which costs a third of askin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -15,6 +15,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from shoal.types import Usage, WorkerState
 
 UNKNOWN: Final = "unknown"
+OTHER: Final = "other"
 
 # Seconds. From an echo of a fraction of a millisecond to a long generation.
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -41,11 +42,15 @@ class _Labelled(Generic[M]):
 
 
 class CoordinatorMetrics:
-    """``is_known`` says whether a model's name may become a label. Durations are in seconds."""
+    """``is_known`` says whether a model's name may become a label; so may those of ``tenants``. Durations are in
+    seconds."""
 
-    def __init__(self, registry: CollectorRegistry, *, is_known: Callable[[str], bool]) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, *, is_known: Callable[[str], bool], tenants: Container[str] = ()
+    ) -> None:
         self._registry = registry
         self._is_known = is_known
+        self._tenants = tenants
         to: dict[str, Any] = {"namespace": "shoal", "registry": registry}
         self._in_flight = Gauge("in_flight_requests", "Requests admitted and not answered yet.", **to)
         self._requests = _Labelled(Counter("requests_total", "Requests answered.", ("model", "outcome"), **to))
@@ -104,7 +109,10 @@ class CoordinatorMetrics:
                 **to,
             )
         )
-        self._rejected = _Labelled(Counter("rejected_total", "Requests not let in, by error.", ("reason",), **to))
+        self._rejected = _Labelled(
+            Counter("rejected_total", "Requests not let in, by the bound that was reached.", ("reason", "tenant"), **to)
+        )
+        self._waiting = _Labelled(Gauge("waiting_requests", "Requests that wait for a worker.", ("model",), **to))
         self.workers({})
 
     def began(self) -> None:
@@ -118,8 +126,12 @@ class CoordinatorMetrics:
         self._requests(model, outcome).inc()
         self._duration(model).observe(duration)
 
-    def rejected(self, reason: str) -> None:
-        self._rejected(reason).inc()
+    def rejected(self, reason: str, tenant: str) -> None:
+        """A tenant that is not one of the configured is counted with all the others of its kind."""
+        self._rejected(reason, tenant if not tenant or tenant in self._tenants else OTHER).inc()
+
+    def waiting(self, model: str, requests: int) -> None:
+        self._waiting(self._model(model)).set(requests)
 
     def routed(self, model: str, policy: str, reason: str, waited: float) -> None:
         model = self._model(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.util
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,13 @@ from shoal.worker.generation import GenerationLoop
 from shoal.worker.generation.progress import StepObserver
 from shoal.worker.pipeline import StepPipeline, TensorParts, TensorPipeline
 from shoal.worker.runtime import LanguageRuntime, ModelRuntime, TensorRuntime
+
+#: What a model makes use of at a time, beyond which requests are better kept where they can still go elsewhere, or be
+#: overtaken by those of others: a batch that runs and one that gathers; where each runs alone, enough to hide the way
+#: to the worker; of generations, some that are ready when one ends.
+RUNS_AT_ONCE = 2
+SINGLES_AT_ONCE = 8
+READY_SHARE = 0.25
 
 OnUnhealthy = Callable[[str], None]  # called once, with the reason, when an engine cannot be used any more
 
@@ -63,6 +71,7 @@ def language_runtime(
         state=ModelState.READY,
         version=spec.version,
         context_length=engine.capabilities.context_length,
+        at_once=math.ceil(engine.capabilities.max_sequences * (1 + READY_SHARE)),
     )
     loop = GenerationLoop(
         engine,
@@ -120,6 +129,7 @@ async def stepped_runtime(
 def _tensor_info(
     spec: ModelSpec, pipeline: TensorPipeline, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> ModelInfo:
+    batchable = pipeline.batchable if spec.settings.batchable is None else spec.settings.batchable
     return ModelInfo(
         name=spec.name,
         kind=ModelKind.TENSOR,
@@ -127,7 +137,8 @@ def _tensor_info(
         version=spec.version,
         inputs=inputs,
         outputs=outputs,
-        batchable=pipeline.batchable if spec.settings.batchable is None else spec.settings.batchable,
+        batchable=batchable,
+        at_once=RUNS_AT_ONCE * spec.settings.batching.max_rows if batchable else SINGLES_AT_ONCE,
     )
 
 
@@ -139,7 +150,7 @@ def _limits(spec: ModelSpec) -> BatchLimits:
 def echo_runtime(spec: ModelSpec, shard: int | None = None) -> TensorRuntime:
     """It runs no foreign code, so nothing of it can break or hang, and nothing is batched."""
     runtime = tensor_runtime(spec, TensorPipeline(EchoEngine()))
-    runtime.info = msgspec.structs.replace(runtime.info, shard=shard)
+    runtime.info = msgspec.structs.replace(runtime.info, shard=shard, at_once=0)
     return runtime
 
 

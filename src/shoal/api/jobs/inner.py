@@ -32,13 +32,14 @@ class Surfaces(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
-def asking(surfaces: Surfaces, headers: Mapping[bytes, bytes]) -> Work:
-    """The work of a job: ask the surface of its order, until there is room. ``headers`` go with every attempt."""
+def asking(surfaces: Surfaces, headers: Mapping[bytes, bytes], client: str = "") -> Work:
+    """The work of a job: ask the surface of its order, until there is room. ``headers`` go with every attempt;
+    ``client`` is the address of who ordered it."""
 
     async def work(job: Job, tell: Tell) -> Result:
         pause = 1.0
         while True:
-            call = InnerCall(job, headers, tell)
+            call = InnerCall(job, headers, tell, client)
             await surfaces(call.scope, call.receive, call.send)
             if call.status != Overloaded.status:
                 return call.result()
@@ -51,12 +52,13 @@ def asking(surfaces: Surfaces, headers: Mapping[bytes, bytes]) -> Work:
 class InnerCall:
     """One attempt, as an ASGI server would make it."""
 
-    def __init__(self, job: Job, headers: Mapping[bytes, bytes], tell: Tell) -> None:
+    def __init__(self, job: Job, headers: Mapping[bytes, bytes], tell: Tell, client: str = "") -> None:
         self.status = 0
         self.scope: Scope = {
             "type": "http",
             "method": "POST",
             "path": job.order.url,
+            "client": (client, 0),
             "headers": _headers(job, headers),
             "extensions": {WHOLE: {}},
         }

@@ -29,7 +29,9 @@ async def create(jobs: Jobs, surfaces: Surfaces, exchange: Exchange) -> None:
     body = parse(_decoder, await exchange.read_body())
     _check_url(surfaces, body.url)
     headers = {b"traceparent": exchange.trace.encode(), b"x-priority": str(exchange.priority).encode()}
-    job = jobs.submit(_order(body, exchange), asking(surfaces, headers))
+    if exchange.tenant:
+        headers[b"x-tenant"] = exchange.tenant.encode()
+    job = jobs.submit(_order(body, exchange), asking(surfaces, headers, exchange.client))
     location = (b"location", f"{JOBS}/{job.id}".encode())
     await exchange.answer(202, document(job), headers=[location, *_poll_again(job)])
 
@@ -66,7 +68,8 @@ def _order(body: JobBody, exchange: Exchange) -> Order:
     if key and not _KEY.fullmatch(key):
         raise InvalidRequest("idempotency-key has 1 to 255 printable characters and no spaces", param="idempotency-key")
     deadline = None if exchange.timeout is None else now() + exchange.timeout
-    return Order(body.url, bytes(body.body), exchange.priority, deadline, key.decode())
+    own = f"{exchange.tenant} {key.decode()}" if key else ""  # of two tenants it names two jobs
+    return Order(body.url, bytes(body.body), exchange.priority, deadline, own)
 
 
 def _check_url(surfaces: Surfaces, url: str) -> None:

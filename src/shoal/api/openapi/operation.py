@@ -73,6 +73,7 @@ RUNNING: Final = (
         "The higher, the sooner",
         {"type": "integer", "minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY},
     ),
+    Header("x-tenant", "Who asks; from trusted proxies alone"),
     Header("traceparent", "W3C trace context of the caller's span"),
 )
 
