@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from shoal.clock import ManualClockLoop
-from shoal.config import CoordinatorConfig, WorkerConfig
+from shoal.config import CoordinatorConfig, TenantConfig, WorkerConfig
 from shoal.discovery import Store
 from shoal.errors import EngineFailed, InvalidRequest
 from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo
@@ -39,6 +39,7 @@ from shoal.worker.worker import Worker
 
 MODEL = ModelName("numbers")
 TABLE = ModelName("table")
+NO_TENANTS: Mapping[str, TenantConfig] = {}
 STEP = 0.02  # seconds a token takes
 COORDINATOR = "coordinator:9000"
 
@@ -125,11 +126,23 @@ class ShardRuntime(NumbersRuntime):
 class Fleet:
     """What a simulation holds: a coordinator, its workers by host, and the network between them."""
 
-    def __init__(self, specs: Iterable[ModelSpec] = (), *, store: Store | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        specs: Iterable[ModelSpec] = (),
+        *,
+        store: Store | None = None,
+        tenants: Mapping[str, TenantConfig] = NO_TENANTS,
+        **settings: Any,
+    ) -> None:
         self.network = MemoryNetwork("coordinator")
         self.registry = restored(Registry(specs), store.load()) if store else Registry(specs)
         self.coordinator = Coordinator(
-            CoordinatorConfig(**settings), self.registry, self.network, store=store, chance=random.Random(0)
+            CoordinatorConfig(**settings),
+            self.registry,
+            self.network,
+            store=store,
+            chance=random.Random(0),
+            tenants=tenants,
         )
         self.workers: dict[str, Worker] = {}
         self.runtimes: dict[str, NumbersRuntime] = {}

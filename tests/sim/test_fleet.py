@@ -151,7 +151,7 @@ def test_beyond_the_bounds_the_answer_is_overloaded_and_what_was_let_in_finishes
             results = await asyncio.gather(*(f.ask() for _ in range(100)), return_exceptions=True)
             done = [result for result in results if result == counting(5)]
             refused = [result for result in results if isinstance(result, Overloaded)]
-            assert len(done) == 20
+            assert len(done) == 28  # the last places are kept for other tenants
             assert len(done) + len(refused) == 100
             assert all(error.retry_after for error in refused)
             f.assert_nothing_is_left()

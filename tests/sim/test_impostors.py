@@ -238,7 +238,7 @@ def test_streams_that_nobody_reads_give_their_places_back() -> None:
                 await connection._outbound.open(request, 10.0**15)  # 500 tokens, of which it takes one
             await asyncio.sleep(1)
             with pytest.raises(ShoalError):
-                await f.ask()
+                await f.ask(timeout=1)
             await asyncio.sleep(150)
             f.assert_nothing_is_left()
             assert await f.ask() == counting(5)

@@ -16,7 +16,17 @@ from shoal.batcher.entry import Entry
 from shoal.batcher.isolation import Isolation, halves, own_copy
 from shoal.batcher.observer import NO_OBSERVER, BatchObserver
 from shoal.batcher.padding import Padding
-from shoal.batcher.policy import BatchLimits, Flush, Outlook, Release, WaitUntil, decide, rank, rows_allowed
+from shoal.batcher.policy import (
+    BatchLimits,
+    Flush,
+    Outlook,
+    Release,
+    WaitUntil,
+    decide,
+    is_too_late,
+    rank,
+    rows_allowed,
+)
 from shoal.batcher.stacking import count_rows, split, stack, stacking_key
 from shoal.clock import now
 from shoal.errors import DeadlineExceeded, EngineFailed, ModelUnavailable, Overloaded, PayloadTooLarge
@@ -78,7 +88,8 @@ class Batcher:
     ) -> Tensors:
         """Run the rows of one request, with those of others.
 
-        The higher the ``priority`` the sooner; past its ``deadline`` (on the loop's clock) it is not begun any more.
+        The higher the ``priority`` the sooner; where it would not end by its ``deadline`` (on the loop's clock) it is
+        not begun any more.
 
         Raises :class:`~shoal.errors.Overloaded` when the queue is full, :class:`~shoal.errors.PayloadTooLarge`
         when the request would not fit even an empty one, :class:`~shoal.errors.InvalidRequest` when the arrays
@@ -157,11 +168,11 @@ class Batcher:
             self._queue = [entry for entry in self._queue if not entry.done]
 
     def _drop_late(self) -> None:
-        """Those whose deadline has passed are not computed: nobody would take the answer."""
-        at = now()
-        late = [entry for entry in self._queue if entry.deadline is not None and entry.deadline <= at]
+        """Those who would not be answered by their deadline are not computed: nobody would take the answer."""
+        at, outlook = now(), self._outlook()
+        late = [entry for entry in self._queue if is_too_late(entry, at, outlook)]
         for entry in late:
-            entry.end(DeadlineExceeded("the deadline passed while the request waited for the model"))
+            entry.end(DeadlineExceeded("the request waited for the model until it could not be answered in time"))
         if late:
             self._queue = [entry for entry in self._queue if not entry.done]
 

@@ -16,6 +16,9 @@ WORTH_WAITING = 0.5  # of a run's fixed cost: time within which all who are expe
 PATIENCE = 8.0  # times the usual gap; who is later than that is not waited for
 
 
+FRESH = 1.0  # seconds for which the last run tells what the next one costs
+
+
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
     max_rows: int = 32  # of one run
@@ -56,6 +59,9 @@ class Waiting(Protocol):
 
     @property
     def key(self) -> Hashable: ...  # equal for entries that may share a run
+
+    @property
+    def deadline(self) -> float | None: ...  # seconds
 
 
 E = TypeVar("E", bound=Waiting)
@@ -98,6 +104,19 @@ def rank(priority: int, arrived: float) -> float:
     So an entry is overtaken by those alone that arrive within ``2 · MAX_PRIORITY · PROMOTION`` seconds.
     """
     return arrived - PROMOTION * min(max(priority, -MAX_PRIORITY), MAX_PRIORITY)
+
+
+def is_too_late(entry: Waiting, now: float, outlook: Outlook) -> bool:
+    """Would its deadline pass before a run that began now could end? Then computing it helps nobody.
+
+    What runs cost is taken at its least, and believed while a run has just ended: a model that has been idle shows by
+    running whether it is as slow as it was."""
+    if entry.deadline is None:
+        return False
+    cost, least = outlook.cost, 0.0
+    if cost is not None and now - outlook.free_since < FRESH:
+        least = cost.of(entry.rows) * max(0.0, 1 - cost.error)
+    return entry.deadline <= now + least
 
 
 def rows_allowed(limits: BatchLimits, cost: Cost | None) -> int:

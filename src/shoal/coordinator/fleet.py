@@ -123,7 +123,7 @@ class Fleet:
             _listed(message.models),
             extra={"action": "worker_registered", "worker": member.worker_id, "address": message.address},
         )
-        self.on_change()
+        self._changed()
         return Registered(self._coordinator_id, self._heartbeat_interval)
 
     def status(self, message: Status, connection: Connection) -> None:
@@ -134,7 +134,7 @@ class Fleet:
         self.on_room()
         if before != (member.state, member.told_models):
             self._learn(message)
-            self.on_change()
+            self._changed()
             self._metrics.workers(self._membership.count())
             logger.info(
                 "%s: %s%s",
@@ -155,7 +155,7 @@ class Fleet:
 
     def deregister(self, message: Deregister, connection: Connection) -> None:
         self._left(self._member(connection), message.reason)
-        self.on_change()
+        self._changed()
 
     # -- for the data plane
 
@@ -235,7 +235,7 @@ class Fleet:
         if connection is None:
             raise NotFound(f"there is no worker '{worker_id[:64]}'", param="worker")
         self._membership.draining(self._links[connection])
-        self.on_change()
+        self._changed()
         return _drain(connection, timeout)
 
     # -- who has gone
@@ -252,6 +252,10 @@ class Fleet:
         # Another life of the same worker: the earlier one may have died without a word.
         if member.registration.instance != message.instance and not self._watch.is_silent(member, present):
             raise Conflict(f"there is a worker {message.worker_id} already, and it is another one: give one a new id")
+
+    def _changed(self) -> None:
+        self.on_change()
+        self.on_room()
 
     def _member(self, connection: Connection) -> Member:
         try:
@@ -293,7 +297,7 @@ class Fleet:
             if gone := self._registry.forget_absent(self.present(), now()):
                 extra = {"action": "models_forgotten"}
                 logger.info("no worker has these any more: %s", ", ".join(map(str, gone[:20])), extra=extra)
-                self.on_change()
+                self._changed()
 
     async def _accompany(self, connection: Connection) -> None:
         """Until a worker's connection ends, however it does; then the worker is out of rotation at once."""
@@ -316,7 +320,7 @@ class Fleet:
                 connection.reason,
                 extra={"action": "worker_lost", "worker": member.worker_id},
             )
-        self.on_change()
+        self._changed()
 
 
 def _listed(models: Sequence[ModelInfo]) -> str:

@@ -77,10 +77,10 @@ class Coordinator:
         )
         collected.register(measured)
         collected.register(WorkerStates(self.fleet.members))
-        turns = Turns(self.fleet, self.admission, resolve=registry.resolve, observe=self.metrics.waiting)
-        self.fleet.on_room = turns.changed
+        self.turns = Turns(self.fleet, self.admission, resolve=registry.resolve, observe=self.metrics.waiting)
+        self.fleet.on_room = self.turns.changed
         self.dispatcher = Dispatcher(
-            fleet=self.fleet, health=health, registry=registry, turns=turns, metrics=self.metrics
+            fleet=self.fleet, health=health, registry=registry, turns=self.turns, metrics=self.metrics
         )
         in_flight = InFlight()
         self.responses = Responses(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from shoal.batcher.cost import Cost
 from shoal.batcher.policy import (
+    FRESH,
     MAX_PRIORITY,
     PATIENCE,
     PROMOTION,
@@ -18,6 +19,7 @@ from shoal.batcher.policy import (
     Release,
     WaitUntil,
     decide,
+    is_too_late,
     rank,
     rows_allowed,
 )
@@ -31,6 +33,7 @@ class Queued:
     rows: int
     arrived: float
     key: str = "a"
+    deadline: float | None = None
 
 
 def awaited(clients: int = 1, *, gap: float = 0.01, seen: float = 10.0, free_since: float = 10.0) -> Outlook:
@@ -210,3 +213,29 @@ def test_every_queue_drains_in_order_within_its_limits(
     for key in "abc":
         order = [number for number, entry in flushed if entry.key == key]
         assert order == sorted(order)
+
+
+# -- deadlines
+
+
+def test_who_would_not_be_answered_in_time_is_too_late() -> None:
+    ran = Outlook(COST, free_since=10.0)  # 2.1 s for a row
+    assert not is_too_late(Queued(1, 9.0), 10.0, ran)
+    assert not is_too_late(Queued(1, 9.0, deadline=12.2), 10.0, ran)
+    assert is_too_late(Queued(1, 9.0, deadline=12.0), 10.0, ran)
+    assert is_too_late(Queued(5, 9.0, deadline=12.2), 10.0, ran)
+
+
+def test_a_cost_that_is_not_sure_is_taken_at_its_least() -> None:
+    unsure = Outlook(Cost(fixed=2.0, per_row=0.1, error=0.5), free_since=10.0)
+    assert not is_too_late(Queued(1, 9.0, deadline=11.1), 10.0, unsure)
+    assert is_too_late(Queued(1, 9.0, deadline=11.0), 10.0, unsure)
+    assert not is_too_late(Queued(1, 9.0, deadline=10.1), 10.0, Outlook(Cost(2.0, 0.1, error=1.5), free_since=10.0))
+
+
+def test_a_model_that_was_idle_is_tried_however_slow_it_was() -> None:
+    """Else a cost that was once too high would let nobody run who could show that it is."""
+    entry = Queued(1, 9.0, deadline=10.5)
+    assert is_too_late(entry, 10.0, Outlook(COST, free_since=10.0 - FRESH / 2))
+    assert not is_too_late(entry, 10.0, Outlook(COST, free_since=10.0 - FRESH))
+    assert is_too_late(entry, 10.5, Outlook())

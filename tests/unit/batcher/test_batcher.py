@@ -400,6 +400,26 @@ def test_what_is_late_before_its_run_is_not_computed() -> None:
     simulate(scene())
 
 
+def test_what_would_be_late_after_its_run_is_not_computed() -> None:
+    async def scene() -> None:
+        model = Doubler()
+        batcher = Batcher(model, LIMITS)
+        for _ in range(30):  # by then the cost of a run is known
+            await values(batcher, 1)
+        model.batches.clear()
+        running = asyncio.create_task(values(batcher, 1))
+        await asyncio.sleep(RUN_TIME / 2)
+        late = asyncio.create_task(batcher.submit(rows(2), deadline=now() + RUN_TIME))
+        in_time = asyncio.create_task(batcher.submit(rows(3), deadline=now() + 2 * RUN_TIME))
+        with pytest.raises(DeadlineExceeded, match="could not be answered in time"):
+            await late
+        assert (await in_time)["y"].tolist() == [[6]]
+        await running
+        assert [batch for _, batch in model.batches] == [[1], [3]]
+
+    simulate(scene())
+
+
 def test_who_is_refused_is_told_when_the_queue_will_have_run() -> None:
     async def scene() -> None:
         batcher = Batcher(Doubler(), LIMITS)

@@ -17,7 +17,7 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def metrics(registry: CollectorRegistry) -> CoordinatorMetrics:
-    return CoordinatorMetrics(registry, is_known={"fish"}.__contains__)
+    return CoordinatorMetrics(registry, is_known={"fish"}.__contains__, tenants={"gold"})
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
@@ -52,7 +52,11 @@ def test_a_model_that_nobody_knows_makes_no_series_of_its_own(
 def test_each_seam_of_a_request_has_its_metric(metrics: CoordinatorMetrics, registry: CollectorRegistry) -> None:
     metrics.routed("fish", "least_connections", "policy", 0.01)
     metrics.retried("worker_lost")
-    metrics.rejected("overloaded")
+    metrics.rejected("queue", "gold")
+    metrics.rejected("queue", "")
+    for number in range(100):
+        metrics.rejected("queue", f"somebody {number}")
+    metrics.waiting("fish", 3)
     metrics.first_token("fish", 0.1)
     metrics.token_gap("fish", 0.02)
     metrics.used("fish", Usage(10, 5, cached_tokens=4))
@@ -60,7 +64,10 @@ def test_each_seam_of_a_request_has_its_metric(metrics: CoordinatorMetrics, regi
     assert value(registry, "routing_decisions_total", **expected) == 1
     assert value(registry, "queue_time_seconds_sum", model="fish") == 0.01
     assert value(registry, "retries_total", reason="worker_lost") == 1
-    assert value(registry, "rejected_total", reason="overloaded") == 1
+    assert value(registry, "rejected_total", reason="queue", tenant="gold") == 1
+    assert value(registry, "rejected_total", reason="queue", tenant="") == 1
+    assert value(registry, "rejected_total", reason="queue", tenant="other") == 100
+    assert value(registry, "waiting_requests", model="fish") == 3
     assert value(registry, "time_to_first_token_seconds_sum", model="fish") == 0.1
     assert value(registry, "inter_token_latency_seconds_sum", model="fish") == 0.02
     tokens = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from shoal.batcher.cost import CostFit
 from shoal.coordinator.admission.bounds import Refusal
 from shoal.coordinator.admission.demand import UsualAnswer
 from shoal.coordinator.admission.drain import Drain
 from shoal.coordinator.admission.fair_queue import FairQueue, Waiting
 from shoal.types import Usage
 
+MARGIN: Final = 1.1  # of an expected wait: one more that waits in vain costs its client more than one that is told
 _WATCHED: Final = 10.0  # seconds after somebody has waited, for which runs are timed
 
 
@@ -25,7 +25,7 @@ class Line:
         self.requests = 0  # that run
         self.places = 0  # they take: a row each, or a generation
         self._drain = Drain()
-        self._run = CostFit()  # from a request's turn to its end, for its cost
+        self._run = Span()  # from a request's turn to its end
         self._watched_until = float("-inf")
 
     def refusal(self, waiting: Waiting, free: int, now: float) -> Refusal | None:
@@ -36,19 +36,16 @@ class Line:
             message = f"{len(self.queue)} requests wait for model '{self.model}', as many as may beside others"
             return Refusal("queue", message, self._drain.seconds_for(ahead, now))
         rate = self._drain.per_second(now)
-        left = waiting.deadline - now
-        wait = 0.0 if not rate else ahead / rate
-        if wait + self._expected_run(waiting.cost, 1.0) <= left:
+        left, wait = waiting.deadline - now, ahead / rate if rate else 0.0
+        if MARGIN * wait + self._run.usual <= left:
             return None
-        message = (
-            f"the deadline is in {max(0.0, left):.3g} s, but model '{self.model}' has more to do than that: "
-            f"the wait alone is about {wait:.3g} s"
-        )
+        message = f"the deadline is in {max(0.0, left):.3g} s; model '{self.model}' is busy for about {wait:.3g} s"
+        message += f" with what came before, and then takes about {self._run.usual:.3g} s"
         return Refusal("deadline", message, self._drain.seconds_for(ahead, now))
 
     def is_hopeless(self, waiting: Waiting, now: float) -> bool:
         """Would the deadline of one whose turn it is pass while it runs?"""
-        return waiting.deadline < now + self._expected_run(waiting.cost, 0.0)
+        return waiting.deadline < now + self._run.least
 
     def began(self, places: int) -> None:
         self.requests += 1
@@ -64,15 +61,32 @@ class Line:
     def ran(self, cost: int, seconds: float, *, whole: bool) -> None:
         """A run of a line that is watched. One that broke off says only that it would have taken longer."""
         self._drain.left(cost)
-        if whole or seconds > self._expected_run(cost, 0.0):
-            self._run.observe(cost, seconds)
+        if whole or seconds > self._run.usual:
+            self._run.observe(seconds)
 
     def used(self, waiting: Waiting, usage: Usage) -> None:
         """What a run of a language model really took: its tenant's next turns come the sooner or the later for it."""
         self.usual_answer.ended(usage.completion_tokens)
         self.queue.settle(waiting.tenant, usage.prompt_tokens + usage.completion_tokens - waiting.cost)
 
-    def _expected_run(self, cost: int, errors: float) -> float:
-        """With so many usual errors to spare; 0 while it is not known."""
-        known = self._run.cost
-        return 0.0 if known is None else known.of(cost) * (1 + errors * min(1.0, known.error))
+
+class Span:
+    """How long something takes, as TCP estimates a round trip (V. Jacobson, "Congestion avoidance and control",
+    SIGCOMM 1988): the mean and the mean deviation, each with more weight on the new. 0 until it is known."""
+
+    def __init__(self) -> None:
+        self.usual = 0.0
+        self._deviation = 0.0
+
+    @property
+    def least(self) -> float:
+        """Less than this it hardly ever takes; where some take much longer than others, that says little."""
+        return max(0.0, self.usual - self._deviation)
+
+    def observe(self, seconds: float) -> None:
+        if not self.usual:
+            self.usual, self._deviation = seconds, seconds / 2
+            return
+        error = seconds - self.usual
+        self.usual += error / 8
+        self._deviation += (abs(error) - self._deviation) / 4

@@ -1,0 +1,235 @@
+"""Ten times more than a fleet can do: who is answered, who is refused, and that everybody is either, once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from sim.simulation import Fleet, NumbersRuntime, fleet, simulate
+
+from shoal.clock import now
+from shoal.config import LimitConfig, ModelConfig, TenantConfig
+from shoal.errors import Forbidden, Overloaded, ShoalError
+from shoal.messages import Generate, Infer, Inferred, ModelInfo
+from shoal.model_registry import ModelSpec
+from shoal.rpc import Hello, connect
+from shoal.types import ModelKind, ModelName, ModelState, RequestId, Sampling, TextPrompt
+
+MILL = ModelName("mill")
+RUN = 0.04  # seconds of a batch
+ROWS = 4  # of a batch
+WORKERS = 2
+CAPACITY = WORKERS * ROWS / RUN  # requests a second
+
+
+class MillRuntime(NumbersRuntime):
+    """Runs up to :data:`ROWS` requests in one go, and one batch at a time; what waits is served as it came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.info = ModelInfo(name=MILL, kind=ModelKind.TENSOR, state=ModelState.READY, at_once=2 * ROWS)
+        self.most = 0
+        self._turn = asyncio.Semaphore(ROWS)
+
+    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
+        self.running.add(request.request_id)
+        self.most = max(self.most, len(self.running))
+        try:
+            async with self._turn:
+                await asyncio.sleep(RUN)
+                self.steps += 1
+            yield Inferred(request.inputs)
+        finally:
+            self.running.discard(request.request_id)
+
+
+@dataclass
+class Tally:
+    sent: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    waits: list[float] = field(default_factory=list)  # seconds to an answer
+    refusals: list[float] = field(default_factory=list)  # seconds to a 429
+
+    @property
+    def good(self) -> int:
+        return self.outcomes["ok"]
+
+
+class Load:
+    """Clients that ask at a rate, whatever comes of it; each request has ``within`` seconds."""
+
+    def __init__(self, f: Fleet, *, chance: random.Random) -> None:
+        self._fleet = f
+        self._chance = chance
+        self.of: dict[str, Tally] = {}
+        self._numbers = 0
+
+    async def run(self, rates: dict[str, float], *, seconds: float, within: float = 1.0) -> None:
+        async with asyncio.TaskGroup() as group:
+            for tenant, rate in rates.items():
+                group.create_task(self._ask_at(tenant, rate, seconds, within, group))
+
+    async def _ask_at(self, tenant: str, rate: float, seconds: float, within: float, group: asyncio.TaskGroup) -> None:
+        tally, until = self.of.setdefault(tenant, Tally()), now() + seconds
+        while now() < until:
+            await asyncio.sleep(self._chance.expovariate(rate))
+            self._numbers += 1
+            tally.sent += 1
+            group.create_task(self._ask(tenant, self._numbers, within, tally))
+
+    async def _ask(self, tenant: str, number: int, within: float, tally: Tally) -> None:
+        began = now()
+        request = Infer(RequestId(f"r{number}"), MILL, {"x": np.array([[number]])}, tenant=tenant)
+        try:
+            answer = await self._fleet.coordinator.plane.infer(request, timeout=within)
+        except ShoalError as error:
+            tally.outcomes[error.code] += 1
+            if isinstance(error, Overloaded):
+                assert error.retry_after
+                tally.refusals.append(now() - began)
+        else:
+            assert answer.outputs["x"].tolist() == [[number]]
+            tally.outcomes["ok"] += 1
+            tally.waits.append(now() - began)
+
+
+def mill(
+    test: Callable[[Fleet], Any], *, tenants: dict[str, TenantConfig] | None = None, spec: ModelSpec | None = None
+) -> None:
+    async def scenario() -> None:
+        async with fleet(specs=[spec] if spec else [], tenants=tenants or {}) as f:
+            for number in range(WORKERS):
+                await f.add_worker(f"w{number}", runtime=MillRuntime())
+            await f.until_ready(WORKERS)
+            await test(f)
+            f.assert_nothing_is_left()
+            assert not f.coordinator.turns._crowds
+
+    simulate(scenario())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_at_ten_times_the_capacity_as_much_is_answered_as_at_its_peak(seed: int) -> None:
+    async def test(f: Fleet) -> None:
+        answered = []
+        for share in (1.0, 2.0, 10.0):
+            load = Load(f, chance=random.Random(seed))
+            await load.run({"": share * CAPACITY}, seconds=10)
+            tally = load.of[""]
+            assert sum(tally.outcomes.values()) == tally.sent
+            assert tally.outcomes.keys() <= {"ok", "overloaded", "deadline_exceeded"}
+            assert all(wait == 0 for wait in tally.refusals)
+            assert tally.outcomes["deadline_exceeded"] < 0.02 * tally.sent
+            answered.append(tally.good / 10)
+            await asyncio.sleep(30)
+        assert min(answered[1:]) >= 0.9 * CAPACITY
+        assert all(runtime.most <= 2 * ROWS for runtime in f.runtimes.values() if isinstance(runtime, MillRuntime))
+
+    mill(test)
+
+
+def test_under_contention_tenants_get_what_their_weights_say() -> None:
+    async def test(f: Fleet) -> None:
+        load = Load(f, chance=random.Random(1))
+        await load.run({"gold": 4 * CAPACITY, "plain": 4 * CAPACITY}, seconds=20)
+        assert load.of["gold"].good / load.of["plain"].good == pytest.approx(3, rel=0.1)
+        assert sum(tally.good for tally in load.of.values()) / 20 >= 0.9 * CAPACITY
+
+    mill(test, tenants={"gold": TenantConfig(weight=3)})
+
+
+def test_a_greedy_tenant_does_not_slow_a_polite_one() -> None:
+    async def test(f: Fleet) -> None:
+        alone, beside = Load(f, chance=random.Random(2)), Load(f, chance=random.Random(2))
+        await alone.run({"polite": 0.3 * CAPACITY}, seconds=10)
+        await asyncio.sleep(30)
+        await beside.run({"polite": 0.3 * CAPACITY, "greedy": 10 * CAPACITY}, seconds=10)
+        polite = beside.of["polite"]
+        assert polite.good == polite.sent
+        assert max(polite.waits) < max(alone.of["polite"].waits) + 4 * RUN
+        assert beside.of["greedy"].good / 10 >= 0.6 * CAPACITY
+
+    mill(test)
+
+
+def test_nobody_starves_behind_urgent_requests_without_end() -> None:
+    async def test(f: Fleet) -> None:
+        async with asyncio.TaskGroup() as group:
+            load = Load(f, chance=random.Random(3))
+            urgent = group.create_task(load.run({"": 3 * CAPACITY}, seconds=20, within=2))
+            await asyncio.sleep(5)
+            request = Infer(RequestId("old"), MILL, {"x": np.zeros((1, 1))}, priority=-1)
+            began = now()
+            await f.coordinator.plane.infer(request, timeout=60)
+            assert not urgent.done()
+            assert now() - began < 13  # a class lower is five seconds, and no deadline is five more
+
+    mill(test)
+
+
+def test_a_worker_that_dies_in_the_middle_of_it_loses_nobody() -> None:
+    async def test(f: Fleet) -> None:
+        load = Load(f, chance=random.Random(4))
+        running = asyncio.create_task(load.run({"a": CAPACITY, "b": 2 * CAPACITY}, seconds=12))
+        await asyncio.sleep(4)
+        f.crash("w0")
+        await asyncio.sleep(3)
+        await f.add_worker("w2", runtime=MillRuntime())
+        await running
+        for tally in load.of.values():
+            assert sum(tally.outcomes.values()) == tally.sent
+            assert tally.outcomes.keys() <= {"ok", "overloaded", "deadline_exceeded"}
+        assert sum(tally.good for tally in load.of.values()) > 0.6 * 12 * CAPACITY
+
+    mill(test)
+
+
+def test_a_tenant_beyond_its_rate_is_told_which_and_the_others_are_not() -> None:
+    async def test(f: Fleet) -> None:
+        load = Load(f, chance=random.Random(5))
+        await load.run({"slow": 50, "free": 50}, seconds=10)
+        assert load.of["slow"].good == pytest.approx(200, abs=25)
+        assert load.of["free"].good == load.of["free"].sent
+        metrics = f.coordinator.metrics.render().decode()
+        assert 'shoal_rejected_total{reason="tenant_rows_per_second",tenant="slow"}' in metrics
+
+    spec = ModelSpec(name=MILL, kind=ModelKind.TENSOR, batchable=True)
+    mill(test, tenants={"slow": TenantConfig(rows_per_second=20)}, spec=spec)
+
+
+def test_a_models_bound_holds_for_all_who_ask_it() -> None:
+    async def test(f: Fleet) -> None:
+        load = Load(f, chance=random.Random(6))
+        await load.run({"a": CAPACITY, "b": CAPACITY}, seconds=3)
+        assert all(runtime.most <= 3 for runtime in f.runtimes.values() if isinstance(runtime, MillRuntime))
+        assert all(tally.outcomes["overloaded"] for tally in load.of.values())
+
+    settings = ModelConfig(limits=LimitConfig(requests=3))
+    mill(test, spec=ModelSpec(name=MILL, kind=ModelKind.TENSOR, settings=settings))
+
+
+def test_native_clients_pass_the_same_door_and_name_no_tenant() -> None:
+    async def test(f: Fleet) -> None:
+        hello = Hello(role="client", node_id="somebody")
+        connection = await connect(f.network.at("client"), "coordinator:9000", hello=hello, timeout=5)
+        plain = Infer(RequestId("r"), MILL, {"x": np.zeros((1, 1))})
+        results = await asyncio.gather(*(connection.call(plain, timeout=5) for _ in range(9)), return_exceptions=True)
+        assert sum(isinstance(result, Inferred) for result in results) == 3
+        assert sum(isinstance(result, Overloaded) for result in results) == 6
+        for message in (
+            msgspec.structs.replace(plain, tenant="gold"),
+            Generate(RequestId("r"), MILL, TextPrompt("x"), Sampling(), tenant="gold"),
+        ):
+            with pytest.raises(Forbidden, match="names no tenant"):
+                await connection.call(message, timeout=5)
+        await connection.close()
+
+    settings = ModelConfig(limits=LimitConfig(requests=3))
+    mill(test, spec=ModelSpec(name=MILL, kind=ModelKind.TENSOR, settings=settings))
