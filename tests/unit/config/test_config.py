@@ -106,3 +106,19 @@ def test_models_are_kept_where_the_user_keeps_caches(tmp_path: Path) -> None:
     assert cache_folder(Config(), {"XDG_CACHE_HOME": "/x"}) == Path("/x/shoal")
     assert cache_folder(Config(), {}) == Path.home() / ".cache" / "shoal"
     assert cache_folder(Config(cache_dir="/models"), {"XDG_CACHE_HOME": "/x"}) == Path("/models")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("coordinator: {trusted_proxies: [here]}", "coordinator: trusted_proxies: 'here' does not appear to be"),
+        ("coordinator: {trusted_proxies: [10.0.0.1/8]}", "10.0.0.1/8 has host bits set"),
+        ("tenants: {gold: {wieght: 3}}", "unknown field `wieght`; did you mean `weight`"),
+        ("tenants: {gold: {requests: 0}}", r"tenants\[...\].requests: Expected `int` >= 1"),
+        ("models: {fish: {uri: echo, limits: {tokens_per_second: -1}}}", "Expected `float` > 0"),
+    ],
+)
+def test_limits_that_make_no_sense_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "shoal.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(environment={}, file=tmp_path / "shoal.yaml")

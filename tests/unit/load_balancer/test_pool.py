@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.load_balancer.fakes import Waters
 
-from shoal.load_balancer import POLICIES, Outcome, Tier
+from shoal.load_balancer import POLICIES, Outcome, Room, Tier
 from shoal.messages import ModelInfo
 from shoal.types import ModelKind, ModelName, ModelState, WorkerId, WorkerState
 
@@ -220,3 +221,70 @@ def test_the_same_events_and_seed_give_the_same_choices(balancing: str) -> None:
         return [waters.ask(100.0 + number / 10) for number in range(150)]
 
     assert choices() == choices()
+
+
+# -- what they take together
+
+
+def test_room_is_what_those_who_serve_take_and_free_while_one_of_them_has_some() -> None:
+    waters = Waters()
+    assert waters.pool.room == Room(0, 0, is_free=False)
+    waters.add("a", capacity=2)
+    waters.add("b", capacity=3)
+    assert waters.pool.room == Room(5, 5, is_free=True)
+    waters.change("a", in_flight=2)
+    assert waters.pool.room == Room(5, 5, is_free=True)
+    waters.change("b", in_flight=3)
+    assert waters.pool.room == Room(5, 5, is_free=False)
+    waters.change("a", in_flight=1)
+    assert waters.pool.room.is_free
+
+
+def test_a_replica_that_says_what_it_makes_use_of_has_as_many_places() -> None:
+    waters = Waters()
+    replica = waters.add("a", capacity=128)
+    replica.info = msgspec.structs.replace(replica.info, at_once=40)
+    waters.pool.changed(replica)
+    assert waters.pool.room == Room(40, 128, is_free=True)
+
+
+@pytest.mark.parametrize("away", [{"suspect": True}, {"state": WorkerState.DRAINING}, {"state": WorkerState.GONE}])
+def test_who_is_silent_or_leaves_is_not_counted(away: dict[str, object]) -> None:
+    waters = Waters()
+    waters.add("a", capacity=2)
+    waters.add("b", capacity=3)
+    waters.change("a", **away)
+    assert waters.pool.room == Room(3, 3, is_free=True)
+    waters.pool.remove(waters.replicas["b"])
+    assert waters.pool.room == Room(0, 0, is_free=False)
+
+
+def test_an_ejected_replica_is_counted_again_when_it_is_tried() -> None:
+    waters = Waters()
+    waters.add("a")
+    waters.add("b")
+    for _ in range(20):
+        waters.health.end(waters.health.begin(WorkerId("a"), 100.0), Outcome.FAILURE, 100.0)
+    assert {waters.choose(100.0) for _ in range(5)} == {"b"}
+    assert waters.pool.room.places == 10
+    waters.choose(10_000.0)
+    assert waters.pool.room.places == 20
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(list(WorkerState)), st.booleans(), st.integers(0, 12)))
+)
+def test_the_sums_are_those_of_the_replicas_whatever_happens(
+    events: list[tuple[str, WorkerState, bool, int]],
+) -> None:
+    waters = Waters()
+    for name in "abc":
+        waters.add(name)
+    for name, state, suspect, in_flight in events:
+        waters.change(name, state=state, suspect=suspect, in_flight=in_flight)
+        serving = [one for one in waters.replicas.values() if one.is_serving and not one.worker.suspect]
+        assert waters.pool.room == Room(
+            sum(one.places for one in serving),
+            sum(one.worker.capacity for one in serving),
+            is_free=any(one.has_room for one in serving),
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +16,8 @@ from shoal.coordinator.admission.demand import Demand
 ROW = Demand(1, 0)
 
 
-def bounds(kind: str = "tenant", name: str = "gold", **limits: float) -> Bounds:
-    return Bounds(LimitConfig(**limits), kind=kind, name=name, now=0.0)  # type: ignore[arg-type]
+def bounds(kind: str = "tenant", name: str = "gold", **limits: Any) -> Bounds:
+    return Bounds(LimitConfig(**limits), kind=kind, name=name, now=0.0)
 
 
 def refused(bound: Bounds, demand: Demand = ROW, now: float = 0.0) -> Refusal:
@@ -83,7 +85,7 @@ def test_nobody_gets_more_than_the_burst_and_the_rate(asked: list[tuple[float, i
     ],
 )
 def test_each_bound_lets_two_in_and_names_itself_to_the_third(
-    limits: dict[str, float], demand: Demand, reason: str, message: str
+    limits: dict[str, Any], demand: Demand, reason: str, message: str
 ) -> None:
     bound = bounds(**limits)
     for _ in range(2):
