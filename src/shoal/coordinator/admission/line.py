@@ -26,11 +26,12 @@ class Line:
         self.places = 0  # they take: a row each, or a generation
         self._drain = Drain()
         self._run = Span()  # from a request's turn to its end
-        self._watched_until = float("-inf")
+        self.is_watched = False  # are runs timed?
+        self._watched_until = 0.0
 
     def refusal(self, waiting: Waiting, free: int, now: float) -> Refusal | None:
         """Why a request that cannot run at once should not wait either; ``free``: how many more may, of all models."""
-        self._watched_until = now + _WATCHED
+        self.is_watched, self._watched_until = True, now + _WATCHED
         ahead = self.queue.ahead(waiting)
         if not self.queue.has_room(waiting.tenant, free):
             message = f"{len(self.queue)} requests wait for model '{self.model}', as many as may beside others"
@@ -55,8 +56,9 @@ class Line:
         self.requests -= 1
         self.places -= places
 
-    def is_watched(self, now: float) -> bool:
-        return now < self._watched_until
+    def look(self, now: float) -> None:
+        """Is it still to be watched?"""
+        self.is_watched = now < self._watched_until
 
     def ran(self, cost: int, seconds: float, *, whole: bool) -> None:
         """A run of a line that is watched. One that broke off says only that it would have taken longer."""

@@ -69,12 +69,15 @@ class Turns:
 
         Raises :class:`Overloaded` where the line is full, or too long for the deadline (on the loop's clock).
         """
-        line = self._lines.get(spec.id) or self._new(spec)
+        model = spec.id
+        line = self._lines.get(model) or self._new(spec)
         places = rows_of(request) if spec.batchable and isinstance(request, Infer) else 1
-        at, begins = now(), spec.id not in self._crowds and self._may_begin(line, spec)
-        if begins and not line.is_watched(at):
+        begins = model not in self._crowds and self._may_begin(line, spec, model)
+        if begins and not line.is_watched:
             line.began(places)
             return Turn(self, line, places)
+        at = now()
+        line.look(at)
         waiting = self._waiting(request, line, spec, deadline, at)
         if begins:
             line.began(places)
@@ -142,7 +145,7 @@ class Turns:
         at, line = now(), crowd.line
         for _ in range(most):
             first = line.queue.first()
-            if first is None or not self._may_begin(line, crowd.spec):
+            if first is None or not self._may_begin(line, crowd.spec, crowd.spec.id):
                 break
             turn = crowd.turns.pop(first)
             if line.is_hopeless(first, at):
@@ -153,13 +156,13 @@ class Turns:
                 turn.come(at)
         self._count(crowd)
 
-    def _may_begin(self, line: Line, spec: ModelSpec) -> bool:
-        room = self._rooms.room(spec.id)
+    def _may_begin(self, line: Line, spec: ModelSpec, model: ModelId) -> bool:
+        room = self._rooms.room(model)
         if not room.places:
             return True  # and be told why nobody can run it
         if room.is_free and line.requests < room.requests and line.places < room.places:
             return True
-        return any(map(self._may_take, spec.settings.fallback))
+        return any(map(self._may_take, spec.settings.fallback))  # it goes there as long as they can
 
     def _may_take(self, fallback: str) -> bool:
         try:
