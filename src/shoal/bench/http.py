@@ -7,12 +7,15 @@ with the server has to be light. Parsing is httptools', as in the server.
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from collections.abc import Mapping
+from typing import Final, cast
 from urllib.parse import SplitResult
 
 import httptools
 
 from shoal.errors import ShoalError
+
+NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class ConnectionBroken(ShoalError):
@@ -22,10 +25,11 @@ class ConnectionBroken(ShoalError):
 
 
 class HttpConnection(asyncio.Protocol):
-    """Reconnects by itself when the server has closed it between two requests."""
+    """Reconnects by itself when the server has closed it between two requests. ``headers`` go with each of them."""
 
-    def __init__(self, url: SplitResult) -> None:
+    def __init__(self, url: SplitResult, headers: Mapping[str, str] = NO_HEADERS) -> None:
         self._url = url
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -55,7 +59,7 @@ class HttpConnection(asyncio.Protocol):
         self.status, self.parts = 0, []
         self.body.clear()
         self._done = self._loop.create_future()
-        head = f"POST {path} HTTP/1.1\r\nhost: {self._url.netloc}\r\ncontent-type: application/json\r\n"
+        head = f"POST {path} HTTP/1.1\r\nhost: {self._url.netloc}\r\ncontent-type: application/json\r\n{self._headers}"
         self._transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         try:
             async with asyncio.timeout(timeout):

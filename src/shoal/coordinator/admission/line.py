@@ -25,7 +25,7 @@ class Line:
         self.requests = 0  # that run
         self.places = 0  # they take: a row each, or a generation
         self._drain = Drain()
-        self._run = Span()  # from a request's turn to its end
+        self._runs: dict[int, Span] = {}  # from a turn to its end, for requests of about one cost: of a power of two
         self.is_watched = False  # are runs timed?
         self._watched_until = 0.0
 
@@ -38,15 +38,16 @@ class Line:
             return Refusal("queue", message, self._drain.seconds_for(ahead, now))
         rate = self._drain.per_second(now)
         left, wait = waiting.deadline - now, ahead / rate if rate else 0.0
-        if MARGIN * wait + self._run.usual <= left:
+        run = self._run(waiting.cost)
+        if MARGIN * wait + run.usual + run.deviation <= left:
             return None
         message = f"the deadline is in {max(0.0, left):.3g} s; model '{self.model}' is busy for about {wait:.3g} s"
-        message += f" with what came before, and then takes about {self._run.usual:.3g} s"
+        message += f" with what came before, and then takes about {run.usual:.3g} s"
         return Refusal("deadline", message, self._drain.seconds_for(ahead, now))
 
     def is_hopeless(self, waiting: Waiting, now: float) -> bool:
         """Would the deadline of one whose turn it is pass while it runs?"""
-        return waiting.deadline < now + self._run.least
+        return waiting.deadline < now + self._run(waiting.cost).usual
 
     def began(self, places: int) -> None:
         self.requests += 1
@@ -63,13 +64,16 @@ class Line:
     def ran(self, cost: int, seconds: float, *, whole: bool) -> None:
         """A run of a line that is watched. One that broke off says only that it would have taken longer."""
         self._drain.left(cost)
-        if whole or seconds > self._run.usual:
-            self._run.observe(seconds)
+        if whole or seconds > self._run(cost).usual:
+            self._runs.setdefault(cost.bit_length(), Span()).observe(seconds)
 
     def used(self, waiting: Waiting, usage: Usage) -> None:
         """What a run of a language model really took: its tenant's next turns come the sooner or the later for it."""
         self.usual_answer.ended(usage.completion_tokens)
         self.queue.settle(waiting.tenant, usage.prompt_tokens + usage.completion_tokens - waiting.cost)
+
+    def _run(self, cost: int) -> Span:
+        return self._runs.get(cost.bit_length(), UNKNOWN)
 
 
 class Span:
@@ -78,17 +82,15 @@ class Span:
 
     def __init__(self) -> None:
         self.usual = 0.0
-        self._deviation = 0.0
-
-    @property
-    def least(self) -> float:
-        """Less than this it hardly ever takes; where some take much longer than others, that says little."""
-        return max(0.0, self.usual - self._deviation)
+        self.deviation = 0.0
 
     def observe(self, seconds: float) -> None:
         if not self.usual:
-            self.usual, self._deviation = seconds, seconds / 2
+            self.usual, self.deviation = seconds, seconds / 2
             return
         error = seconds - self.usual
         self.usual += error / 8
-        self._deviation += (abs(error) - self._deviation) / 4
+        self.deviation += (abs(error) - self.deviation) / 4
+
+
+UNKNOWN: Final = Span()
