@@ -19,7 +19,7 @@ from shoal.coordinator.job import Job, Result
 from shoal.coordinator.jobs import Tell, Work
 from shoal.errors import InvalidRequest, Overloaded
 
-MAX_PAUSE = 15.0  # seconds between two attempts at a full server
+MAX_PAUSE = 15.0  # seconds between two attempts at a full server, beside those that it asks for
 
 
 class Surfaces(Protocol):
@@ -43,7 +43,8 @@ def asking(surfaces: Surfaces, headers: Mapping[bytes, bytes], client: str = "")
             await surfaces(call.scope, call.receive, call.send)
             if call.status != Overloaded.status:
                 return call.result()
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # jobs that were refused together come back apart
+            # Jobs that were refused together come back apart.
+            await asyncio.sleep(call.retry_after + pause * random.uniform(0.5, 1))
             pause = min(2 * pause, MAX_PAUSE)
 
     return work
@@ -54,6 +55,7 @@ class InnerCall:
 
     def __init__(self, job: Job, headers: Mapping[bytes, bytes], tell: Tell, client: str = "") -> None:
         self.status = 0
+        self.retry_after = 0  # seconds, as the answer says
         self.scope: Scope = {
             "type": "http",
             "method": "POST",
@@ -78,7 +80,9 @@ class InnerCall:
         match message["type"]:
             case "http.response.start":
                 self.status = message["status"]
-                self._type = dict(message["headers"]).get(b"content-type", b"")
+                headers = dict(message["headers"])
+                self._type = headers.get(b"content-type", b"")
+                self.retry_after = int(headers.get(b"retry-after", 0))
             case "http.response.body" if self._type.startswith(b"text/event-stream"):
                 for data in data_of(message["body"]):
                     self._tell(data)

@@ -77,7 +77,7 @@ class Preparer:
             prompt,
             sampling,
             max_length=min(room, wanted),
-            keys=self._keys(prompt),
+            keys=self._keys(prompt, request.tenant),
             constraint=constraint,
             group=request.group,
             priority=request.priority,
@@ -86,10 +86,11 @@ class Preparer:
         answer.resume(request.output)
         return answer
 
-    def _keys(self, prompt: Sequence[TokenId]) -> Sequence[BlockKey]:
+    def _keys(self, prompt: Sequence[TokenId], tenant: str) -> Sequence[BlockKey]:
+        """Tenants share no blocks: how fast an answer begins would tell what others have asked."""
         if not self._capabilities.share_prefixes:
             return ()
-        return block_keys(prompt, self._capabilities.block_size, self._cache_salt)
+        return block_keys(prompt, self._capabilities.block_size, self._cache_salt + tenant.encode())
 
     def _check_pieces(self, prompt: Prompt, unwanted: threading.Event) -> None:
         """Refuse a long text that cannot fit before all of it is tokenised.

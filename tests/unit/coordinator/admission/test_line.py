@@ -70,13 +70,13 @@ def test_a_run_that_broke_off_counts_only_when_it_was_long(numbered: Numbered) -
 
 
 def test_runs_are_timed_for_a_while_after_somebody_had_to_wait(numbered: Numbered) -> None:
-    line = numbered.line
-    assert not line.is_watched
+    line, watched = numbered.line, list[bool]()
+    watched.append(line.is_watched)
     line.refusal(numbered.waiting(within=9.0), 100, 50.0)
-    line.look(59.0)
-    assert line.is_watched
-    line.look(61.0)
-    assert not line.is_watched
+    for at in (59.0, 61.0):
+        line.look(at)
+        watched.append(line.is_watched)
+    assert watched == [False, True, False]
 
 
 def test_answers_tell_how_long_they_usually_are(numbered: Numbered) -> None:

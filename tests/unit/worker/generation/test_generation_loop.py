@@ -143,6 +143,18 @@ async def test_a_repeated_prompt_is_not_computed_again(serve: Serve) -> None:
     assert sum(len(row.tokens) for step in server.engine.steps for row in step) == 2 * computed - 64
 
 
+async def test_tenants_do_not_share_what_was_computed(serve: Serve) -> None:
+    server, cached = serve(), []
+    for tenant in ("", "a", "b", "a"):
+        request = Generate(
+            RequestId("r"), ModelName("toy"), TextPrompt(PROMPT * 5), Sampling(max_tokens=4), tenant=tenant
+        )
+        usage = (await drain(server.loop.generate(request)))[-1].usage
+        assert usage is not None
+        cached.append(usage.cached_tokens)
+    assert cached == [0, 0, 0, 64]
+
+
 async def test_a_long_prompt_does_not_stop_those_who_decode(serve: Serve) -> None:
     server = serve(limits=Limits(step_tokens=64))
     gate = Gate(server.engine)
