@@ -12,15 +12,16 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from sim.simulation import Fleet, NumbersRuntime, fleet, simulate
+from sim.simulation import COORDINATOR, Fleet, NumbersRuntime, counting, fleet, simulate
 
 from shoal.clock import now
-from shoal.config import LimitConfig, ModelConfig, TenantConfig
-from shoal.errors import Forbidden, Overloaded, ShoalError
+from shoal.config import LimitConfig, ModelConfig, TenantConfig, WorkerConfig
+from shoal.errors import Forbidden, ModelUnavailable, Overloaded, ShoalError, WorkerLost
 from shoal.messages import Generate, Infer, Inferred, ModelInfo
 from shoal.model_registry import ModelSpec
 from shoal.rpc import Hello, connect
 from shoal.types import ModelKind, ModelName, ModelState, RequestId, Sampling, TextPrompt
+from shoal.worker.worker import Worker
 
 MILL = ModelName("mill")
 RUN = 0.04  # seconds of a batch
@@ -188,6 +189,76 @@ def test_a_worker_that_dies_in_the_middle_of_it_loses_nobody() -> None:
         assert sum(tally.good for tally in load.of.values()) > 0.6 * 12 * CAPACITY
 
     mill(test)
+
+
+def test_those_who_wait_when_the_only_worker_dies_are_answered_by_the_next() -> None:
+    async def scenario() -> None:
+        async with fleet() as f:
+            await f.add_worker("w1", capacity=1)
+            await f.until_ready(1)
+            asked = [asyncio.create_task(f.ask(5)) for _ in range(6)]
+            await asyncio.sleep(0.05)
+            f.crash("w1")
+            await asyncio.sleep(0.5)
+            began = now()
+            await f.add_worker("w2", capacity=8)
+            assert await asyncio.gather(*asked) == [counting(5)] * 6
+            assert now() - began < 0.5
+            f.assert_nothing_is_left()
+
+    simulate(scenario())
+
+
+def test_those_who_wait_for_nobody_are_told_after_as_long_as_a_restart_takes() -> None:
+    async def scenario() -> None:
+        async with fleet() as f:
+            await f.add_worker("w1", capacity=1)
+            await f.until_ready(1)
+            asked = [asyncio.create_task(f.ask(500, timeout=200)) for _ in range(50)]
+            await asyncio.sleep(0.5)
+            f.crash("w1")
+            results = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 32)
+            assert all(isinstance(result, ModelUnavailable | WorkerLost) for result in results)
+            f.assert_nothing_is_left()
+
+    simulate(scenario())
+
+
+def test_two_models_that_share_a_full_worker_lose_nobody() -> None:
+    """Both lines may see the one place that is left; who comes second waits on."""
+
+    async def scenario() -> None:
+        async with fleet() as f:
+            first, second = NumbersRuntime(), NumbersRuntime()
+            second.info = msgspec.structs.replace(second.info, name=ModelName("others"))
+            config = WorkerConfig(host="w1", coordinators=(COORDINATOR,), capacity=2)
+            runtimes = {runtime.info.part: runtime for runtime in (first, second)}
+            f.workers["w1"] = Worker(config, runtimes, f.network.at("w1"))
+            await f.workers["w1"].start()
+            await f.until_ready(1)
+            names = [first.info.name, second.info.name] * 10
+            assert await asyncio.gather(*(f.ask(5, model=name) for name in names)) == [counting(5)] * 20
+            f.assert_nothing_is_left()
+
+    simulate(scenario())
+
+
+def test_what_another_coordinator_took_is_waited_for() -> None:
+    """This one hears of it in the worker's reports alone."""
+
+    async def scenario() -> None:
+        async with fleet() as f:
+            worker = await f.add_worker("w1", capacity=2)
+            await f.until_ready(1)
+            with worker._occupied(), worker._occupied():
+                await asyncio.sleep(1)
+                asked = asyncio.create_task(f.ask(5))
+                await asyncio.sleep(1)
+                assert not asked.done()
+            assert await asked == counting(5)
+            f.assert_nothing_is_left()
+
+    simulate(scenario())
 
 
 def test_a_tenant_beyond_its_rate_is_told_which_and_the_others_are_not() -> None:

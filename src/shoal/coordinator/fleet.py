@@ -75,7 +75,7 @@ class Fleet:
         self._watch = Watch(self._membership, self._links, self._tasks)
         #: Called when a worker came, went, or told something new of itself or its models.
         self.on_change: Callable[[], None] = lambda: None
-        #: Called when a worker may have more room than before, whoever gave it.
+        #: Called when a worker may have room that it had not before, or is lost.
         self.on_room: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
@@ -131,7 +131,6 @@ class Fleet:
         self._watch.suspect(member, False)
         before = (member.state, member.told_models)
         self._membership.reported(member, message, now())
-        self.on_room()
         if before != (member.state, member.told_models):
             self._learn(message)
             self._changed()
@@ -148,7 +147,6 @@ class Fleet:
         member = self._member(connection)
         self._watch.suspect(member, False)
         self._membership.loaded(member, message.load, now())
-        self.on_room()
 
     def measured(self, message: MetricsReport, connection: Connection) -> None:
         self._measured.take_in(self._member(connection).worker_id, message)

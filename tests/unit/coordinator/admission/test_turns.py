@@ -12,6 +12,7 @@ import pytest
 from shoal.clock import ManualClockLoop, now
 from shoal.config import ModelConfig, TenantConfig
 from shoal.coordinator.admission import Admission, Turn, Turns
+from shoal.coordinator.admission.turn import WaitingTurn
 from shoal.coordinator.admission.turns import PATIENCE
 from shoal.errors import DeadlineExceeded, ModelNotFound, Overloaded
 from shoal.load_balancer import Room
@@ -204,6 +205,24 @@ def test_a_client_that_leaves_as_its_turn_comes_gives_it_back() -> None:
         second.cancel()
         assert await third == "done"
         pond.assert_nothing_is_left()
+
+    run(test)
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_turn_leaves_no_timer_behind(comes: bool) -> None:
+    """Deadlines are minutes away, and timers that nobody needs would pile up until then."""
+
+    async def test() -> None:
+        pond = Pond(1)
+        first, second = pond.enter(), pond.enter()
+        assert isinstance(second, WaitingTurn)
+        if comes:
+            first.leave(DONE)
+            await second.wait()
+        else:
+            second.leave(None)
+        assert second._timer.cancelled()
 
     run(test)
 
