@@ -1,7 +1,7 @@
 """What Shoal adds to an echo: `python benchmarks/overhead.py`.
 
-`wrk` asks an identity model with 200 bytes of JSON through a coordinator and one worker process, and in turn a bare ASGI
-callable that gives the same body back, under uvicorn with the same settings. Printed are the requests a second as
+`wrk` asks an identity model with 200 bytes of JSON through a coordinator and one worker process, and in turn a bare
+ASGI callable that gives the same body back, under uvicorn with the same settings. Printed are the requests a second as
 a ratio, and the CPU time a request takes in each process, which what else runs on the machine disturbs least.
 """
 
@@ -162,7 +162,7 @@ def load(server: Server, script: Path, seconds: float) -> Round:
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(script), server.address + PATH]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     after = server.cpu_seconds()
-    count, microseconds, p50, p99, wrong = map(float, re.findall(r"^result: (.*)$", printed, re.M)[0].split())
+    count, microseconds, p50, p99, wrong = map(float, re.findall(r"^result: (.*)$", printed, re.MULTILINE)[0].split())
     if wrong:
         raise SystemExit(f"{server.address}: {wrong:.0f} requests went wrong")
     cpu = {name: (after[name] - before[name]) / count * 1e6 for name in before}

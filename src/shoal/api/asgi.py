@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
-from shoal.api.guards import ClientWatch, Deadline
+from shoal.api.guards import ClientWatch, within
 from shoal.api.limits import ApiLimits
 from shoal.api.memory import BodyMemory
 from shoal.coordinator.observation import watch_source
@@ -23,7 +23,7 @@ from shoal.messages import Generate, Infer
 Scope = MutableMapping[str, Any]
 AsgiMessage = Mapping[str, Any]
 Receive = Callable[[], Awaitable[AsgiMessage]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 Header = tuple[bytes, bytes]
 R = TypeVar("R", Generate, Infer)
 
@@ -44,6 +44,16 @@ _STREAM_HEADERS: list[Header] = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx would collect the events otherwise
 ]
+
+
+def _random_ids() -> Iterator[str]:
+    """Not to be guessed. Many are drawn at a time, for each draw is a system call."""
+    while True:
+        drawn = secrets.token_hex(256 * 16)
+        yield from (drawn[at : at + 32] for at in range(0, len(drawn), 32))
+
+
+new_request_id: Callable[[], str] = _random_ids().__next__
 
 
 class Exchange:
@@ -74,8 +84,8 @@ class Exchange:
         given = self._headers.get(b"x-request-id", b"")
         self.source = watch_source()  # before it is answered: how the answer came about
         trace = self._headers.get(b"traceparent", b"")
-        self.trace = trace.decode() if _TRACEPARENT.fullmatch(trace) else ""  # of the span this belongs to
-        self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        self.trace = trace.decode() if trace and _TRACEPARENT.fullmatch(trace) else ""  # of the span this belongs to
+        self.request_id = given.decode() if given and _REQUEST_ID.fullmatch(given) else new_request_id()
 
     @property
     def timeout(self) -> float | None:
@@ -97,7 +107,9 @@ class Exchange:
     @property
     def priority(self) -> int:
         """How urgent the request is beside others, from ``x-priority``. Raises :class:`InvalidRequest`."""
-        given = self._headers.get(b"x-priority", b"0")
+        given = self._headers.get(b"x-priority")
+        if given is None:
+            return 0
         if not _PRIORITY.fullmatch(given) or abs(int(given)) > MAX_PRIORITY:
             message = f"x-priority must be a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}"
             raise InvalidRequest(message, param="x-priority")
@@ -122,23 +134,25 @@ class Exchange:
             raise _too_large(limit)
         # A large body has the time that the rate demanded of a small one gives it.
         seconds = self.limits.body_timeout * max(1, int(declared) / self.limits.body_bytes)
-        parts = [bytes(lead)] if lead else []
-        size = 0
         try:
-            with Deadline(seconds):
-                while not self._body_read:
-                    message = await self._receive()
-                    if message["type"] == "http.disconnect":
-                        raise Cancelled("the client went away")
-                    self._body_read = not message.get("more_body", False)
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > limit:
-                        raise _too_large(limit)
-                    self.hold(len(parts[-1]))
+            return await within(seconds, self._body(limit, lead))
         except TimeoutError:
             raise RequestTimeout(f"the request body did not arrive within {seconds:g} s") from None
-        return b"".join(parts)
+
+    async def _body(self, limit: int, lead: int) -> bytes:
+        parts = [bytes(lead)] if lead else []
+        size = 0
+        while not self._body_read:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise Cancelled("the client went away")
+            self._body_read = not message.get("more_body", False)
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise _too_large(limit)
+            self.hold(len(parts[-1]))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def hold(self, size: int) -> None:
         """Count this many bytes as held for this request, until :meth:`release`. Raises :class:`Overloaded`."""
@@ -208,12 +222,14 @@ class Exchange:
         """Drop what the client still sends. Closing at once would reset the connection, and many clients would
         then meet the reset before they read the answer that says why."""
         try:
-            with Deadline(LINGER):
-                while (message := await self._receive())["type"] == "http.request":
-                    if not message.get("more_body", False):
-                        return
+            await within(LINGER, self._dropped())
         except TimeoutError:
             return
+
+    async def _dropped(self) -> None:
+        while (message := await self._receive())["type"] == "http.request":
+            if not message.get("more_body", False):
+                return
 
     async def _start(self, status: int, headers: list[Header]) -> None:
         self.status = status
@@ -227,8 +243,7 @@ class Exchange:
         if self._closed:
             return
         try:
-            with Deadline(self.limits.write_timeout):
-                await self._asgi_send(message)
+            await within(self.limits.write_timeout, self._asgi_send(message))
         except TimeoutError:
             self._closed = True
             raise Cancelled("the client stopped reading the answer") from None

@@ -22,6 +22,7 @@ class Http(HttpToolsProtocol):
     """What is refused here never reaches the application: it is no request yet."""
 
     _deadline: asyncio.TimerHandle | None = None  # for the headers; once refused, for the client's goodbye
+    _in_head = False  # has a request begun whose headers are not whole?
     _read = 0  # bytes that came last
     _framing = 0  # bytes that came and were neither a whole head nor any of a body
     _refused = False
@@ -30,12 +31,13 @@ class Http(HttpToolsProtocol):
     def is_idle(self) -> bool:
         """Was everything answered that was asked, and is nothing being asked?"""
         answered = bool(self.cycle) and self.cycle.response_complete
-        return answered and self._deadline is None and not self.transport.is_closing()
+        return answered and not self._in_head and not self.transport.is_closing()
 
     # -- from the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._in_head = True
         self._await_headers()
 
     def data_received(self, data: bytes) -> None:
@@ -54,6 +56,8 @@ class Http(HttpToolsProtocol):
         else:
             if self._framing > MAX_HEADER_BYTES or (self.headers and len(self.headers) > MAX_HEADERS):
                 self._refuse(_too_large())
+            elif self._in_head and self._deadline is None:  # most heads come whole, and need no timer
+                self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._headers_ended()
@@ -65,8 +69,7 @@ class Http(HttpToolsProtocol):
         self._framing = 0
         # Not at any byte that comes, as uvicorn does: blank lines between requests would keep a connection for ever.
         self._unset_keepalive_if_required()
-        if self._deadline is None:
-            self._await_headers()
+        self._in_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -118,6 +121,7 @@ class Http(HttpToolsProtocol):
         self._deadline = self.loop.call_later(HEADER_TIMEOUT, self.transport.close)
 
     def _headers_ended(self) -> None:
+        self._in_head = False
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
+from types import TracebackType
+from typing import Final
 
 from shoal.clock import now
 from shoal.errors import Cancelled, ShoalError
@@ -21,6 +21,8 @@ class Source:
     def __init__(self) -> None:
         self.cache = ""  # hit, coalesced or miss; empty: nothing looked whether it was there
 
+
+_GONE: Final = asyncio.CancelledError, GeneratorExit  # what who waited for the answer leaves with
 
 _source: ContextVar[Source | None] = ContextVar("source", default=None)
 
@@ -39,12 +41,31 @@ def is_last(answer: Answer) -> bool:
 
 
 class Observation:
+    """Around a request, it counts it in, and out with its outcome: ``ok``, or the code of its error."""
+
     def __init__(self, metrics: CoordinatorMetrics, model: str) -> None:
         self._metrics = metrics
         self.model = model  # as it was asked for, then as it was found
         self._began = now()
         self._last: float | None = None  # when a part of the answer last came
         self.complete = False
+
+    def __enter__(self) -> Observation:
+        self._metrics.began()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._metrics.finished(self.model, self._outcome(error), now() - self._began)
+
+    def _outcome(self, error: BaseException | None) -> str:
+        # Who has read the last part may go without asking whether there is more.
+        if error is None or (self.complete and isinstance(error, _GONE)):
+            return "ok"
+        if isinstance(error, _GONE):
+            return Cancelled.code
+        return error.code if isinstance(error, ShoalError) else ShoalError.code
 
     def routed(self, policy: str, reason: str) -> None:
         self._metrics.routed(self.model, policy, reason, now() - self._began)
@@ -67,26 +88,3 @@ class Observation:
         self._last = at
         if answer.usage is not None:
             self._metrics.used(self.model, answer.usage)
-
-
-@contextmanager
-def observed(metrics: CoordinatorMetrics, model: str) -> Iterator[Observation]:
-    """Counts the request in, and out with its outcome: ``ok``, or the code of its error."""
-    observation = Observation(metrics, model)
-    began = now()
-    outcome = "ok"
-    metrics.began()
-    try:
-        yield observation
-    except ShoalError as error:
-        outcome = error.code
-        raise
-    except (asyncio.CancelledError, GeneratorExit):
-        # Who has read the last part may go without asking whether there is more.
-        outcome = "ok" if observation.complete else Cancelled.code
-        raise
-    except BaseException:
-        outcome = ShoalError.code
-        raise
-    finally:
-        metrics.finished(observation.model, outcome, now() - began)

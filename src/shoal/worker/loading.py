@@ -78,6 +78,8 @@ def tensor_runtime(
     pipeline: TensorPipeline,
     on_unhealthy: OnUnhealthy = lambda reason: None,
     observer: BatchObserver = NO_OBSERVER,
+    *,
+    instant: bool = False,
 ) -> TensorRuntime:
     info = _tensor_info(spec, pipeline, pipeline.inputs, pipeline.outputs)
     return TensorRuntime(
@@ -86,6 +88,7 @@ def tensor_runtime(
         _limits(spec),
         buckets=spec.settings.batching.buckets,
         observer=observer,
+        instant=instant,
         on_unhealthy=on_unhealthy,
     )
 
@@ -138,7 +141,7 @@ def _limits(spec: ModelSpec) -> BatchLimits:
 
 def echo_runtime(spec: ModelSpec, shard: int | None = None) -> TensorRuntime:
     """It runs no foreign code, so nothing of it can break or hang, and nothing is batched."""
-    runtime = tensor_runtime(spec, TensorPipeline(EchoEngine()))
+    runtime = tensor_runtime(spec, TensorPipeline(EchoEngine()), instant=True)
     runtime.info = msgspec.structs.replace(runtime.info, shard=shard)
     return runtime
 
