@@ -196,7 +196,8 @@ def _traced(request: Generate | Infer) -> Span:
 
 def _complete(request: Generate | Infer, spec: ModelSpec, trace: str) -> Generate | Infer:
     """The request as workers get it: with the model's own name, and with a seed, so that it can be computed again."""
-    request = msgspec.structs.replace(request, model=spec.name, version=spec.version, trace=trace)
+    if (request.model, request.version, request.trace) != (spec.name, spec.version, trace):
+        request = msgspec.structs.replace(request, model=spec.name, version=spec.version, trace=trace)
     if isinstance(request, Generate) and request.sampling.seed is None:
         seeded = msgspec.structs.replace(request.sampling, seed=random.getrandbits(63))
         return msgspec.structs.replace(request, sampling=seeded)

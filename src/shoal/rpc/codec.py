@@ -11,7 +11,6 @@ the head names them, and do not overlap, so that a short message cannot stand fo
 
 from __future__ import annotations
 
-import functools
 import math
 import struct
 import sys
@@ -165,9 +164,13 @@ def _view(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) 
     return array
 
 
+_decoders: Final[dict[int, tuple[Any, msgspec.msgpack.Decoder[Any]]]] = {}  # each with its kind, so that it stays one
 _encoder: Final = msgspec.msgpack.Encoder(enc_hook=_encode_tensor)
 
 
-@functools.lru_cache(maxsize=16)
 def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
-    return msgspec.msgpack.Decoder(kind, dec_hook=_decode_tensor)
+    # By identity: a union's hash takes 3 µs.
+    known = _decoders.get(id(kind))
+    if known is None:
+        known = _decoders[id(kind)] = kind, msgspec.msgpack.Decoder(kind, dec_hook=_decode_tensor)
+    return known[1]
