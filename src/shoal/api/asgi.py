@@ -25,6 +25,7 @@ AsgiMessage = Mapping[str, Any]
 Receive = Callable[[], Awaitable[AsgiMessage]]
 Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 Header = tuple[bytes, bytes]
+AtOnce = Callable[[int, Sequence[Header], bytes], bool]
 R = TypeVar("R", Generate, Infer)
 
 JSON = b"application/json"
@@ -33,6 +34,8 @@ NO_CONTENT = 204
 #: An extension of ASGI: who calls in this process keeps the whole answer beside the events of a stream, and gets it in
 #: a message of this type.
 WHOLE = "shoal.whole"
+#: Another: what this calls with status, headers and body sends the answer, or says False and has done nothing.
+AT_ONCE = "shoal.at_once"
 LINGER = 5.0  # seconds to take and drop the rest of a body whose answer is already known
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
@@ -72,7 +75,9 @@ class Exchange:
         self.server: str = (scope.get("server") or ("", 0))[0]  # this side's address
         self.parameters: Mapping[str, str] = {}  # of the path
         self.limits = limits
-        self.keeps_whole: bool = WHOLE in scope.get("extensions", ())
+        extensions: Mapping[str, Any] = scope.get("extensions", {})
+        self.keeps_whole: bool = WHOLE in extensions
+        self._at_once: AtOnce | None = extensions.get(AT_ONCE)
         self.status = 0  # that was answered; 0: none yet
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
@@ -183,6 +188,11 @@ class Exchange:
         described = [(b"content-type", content_type), (b"content-length", str(size).encode())]
         fixed = [] if status == NO_CONTENT else described
         closing = [(b"connection", b"close")] if unread else []
+        if not rest and not unread and self._at_once is not None and not self._closed:
+            self.status = status
+            if self._at_once(status, self._complete([*fixed, *headers]), body):
+                self._closed = True
+                return
         pieces: list[bytes | memoryview] = [body, *rest]
         try:
             await self._start(status, [*fixed, *closing, *headers])
@@ -199,13 +209,13 @@ class Exchange:
     async def send_events(self, events: bytes) -> None:
         """Send server-sent events; the first call begins the answer, so errors before it have a status."""
         if not self.started:
-            await self._start(200, _STREAM_HEADERS)
+            await self._start(200, [*_STREAM_HEADERS])
         await self._send({"type": "http.response.body", "body": events, "more_body": True})
 
     async def end_events(self, events: bytes) -> None:
         """Send the last events and end the answer."""
         if not self.started:
-            await self._start(200, _STREAM_HEADERS)
+            await self._start(200, [*_STREAM_HEADERS])
         await self._send({"type": "http.response.body", "body": events})
         self._closed = True
 
@@ -233,10 +243,13 @@ class Exchange:
 
     async def _start(self, status: int, headers: list[Header]) -> None:
         self.status = status
-        headers = [*headers, (b"x-request-id", self.request_id.encode())]
+        await self._send({"type": "http.response.start", "status": status, "headers": self._complete(headers)})
+
+    def _complete(self, headers: list[Header]) -> list[Header]:
+        headers.append((b"x-request-id", self.request_id.encode()))
         if self.source.cache:
             headers.append((b"x-cache", self.source.cache.encode()))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        return headers
 
     async def _send(self, message: dict[str, Any]) -> None:
         """Raises :class:`Cancelled` when the client does not read. A closed answer takes nothing more."""

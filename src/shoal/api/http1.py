@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import http
 import secrets
+from collections.abc import Sequence
+from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from shoal.api.asgi import JSON, LINGER
+from shoal.api.asgi import AT_ONCE, JSON, LINGER, Header
 from shoal.api.errors import error_body, retry_headers
 from shoal.errors import HeadersTooLarge, InvalidRequest, MethodNotAllowed, ShoalError
 
 HEADER_TIMEOUT = 30.0  # seconds
+COPIED = 64 * 1024  # bytes: a larger body is written behind its head, uncopied
+BODILESS = (204, 304)
 MAX_HEADERS = 100  # Apache's number; browsers send about 20
 MAX_HEADER_BYTES = 64 * 1024  # Node has 16 KiB, nginx 32: cookies and tokens of single sign-on fit
 
@@ -82,6 +87,8 @@ class Http(HttpToolsProtocol):
         self._headers_ended()
         self._unset_keepalive_if_required()  # an answer to the request before may have ended meanwhile
         super().on_headers_complete()
+        answer = functools.partial(_answer_at_once, self.cycle)
+        self.cycle.scope["extensions"] = {AT_ONCE: cast(Any, answer)}
 
     def on_body(self, body: bytes) -> None:
         self._framing = 0
@@ -144,6 +151,24 @@ class Http(HttpToolsProtocol):
             self.transport.write_eof()
         # What still comes is dropped: closing at once would reset the connection before the answer is read.
         self._deadline = self.loop.call_later(LINGER, self.transport.close)
+
+
+def _answer_at_once(cycle: RequestResponseCycle, status: int, headers: Sequence[Header], body: bytes) -> bool:
+    """A whole answer in one write; uvicorn makes two, and each is a system call. False: it is left to uvicorn, for it
+    is large or not plain."""
+    if cycle.response_started or cycle.disconnected or cycle.flow.write_paused or not cycle.keep_alive:
+        return False
+    if len(body) > COPIED or status in BODILESS or cycle.scope["method"] == "HEAD":
+        return False
+    pieces = [STATUS_LINE[status]]
+    for name, value in (*cycle.default_headers, *headers):
+        pieces += (name, b": ", value, b"\r\n")
+    pieces += (b"\r\n", body)
+    cycle.transport.write(b"".join(pieces))
+    cycle.response_started = cycle.response_complete = True
+    cycle.message_event.set()
+    cycle.on_response()
+    return True
 
 
 def _too_large() -> HeadersTooLarge:

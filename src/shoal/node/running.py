@@ -13,7 +13,6 @@ from typing import Protocol
 
 import uvloop
 
-
 YOUNG_OBJECTS = 10_000  # until the collector looks at them
 
 
