@@ -348,8 +348,8 @@ def test_a_worker_that_is_just_being_let_go_counts_as_lost() -> None:
             made = f.coordinator.fleet
             ours = made._connections[WorkerId("w")]
             member = made._links.pop(ours)
-            with pytest.raises(WorkerLost), made.occupy(WorkerId("w")):
-                pass
+            with pytest.raises(WorkerLost):
+                made.way_to(WorkerId("w"))
             made._links[ours] = member
 
     simulate(scenario())

@@ -56,7 +56,7 @@ class App:
 
     def find(self, method: str, path: str) -> Route:
         """Raises :class:`NotFound`, :class:`MethodNotAllowed`."""
-        return self._routes.find(method, path)
+        return self._routes.find(method, path)[0]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -84,10 +84,9 @@ class App:
         try:
             if exchange.method not in SAFE_METHODS:
                 check_page(exchange)
-            route = self._routes.find(exchange.method, exchange.path)
+            route, exchange.parameters = self._routes.find(exchange.method, exchange.path)
             made.rename(f"{exchange.method} {route.path}")
             made.set("shoal.request_id", exchange.request_id)
-            exchange.parameters = route.parameters(exchange.path)
             await route.handler(exchange)
         except MethodNotAllowed as error:
             allowed = ", ".join(self._routes.allowed(exchange.path))

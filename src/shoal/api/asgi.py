@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from shoal.api.addresses import is_among
-from shoal.api.guards import ClientWatch, Deadline
+from shoal.api.guards import ClientWatch, within
 from shoal.api.limits import ApiLimits
 from shoal.api.memory import BodyMemory
 from shoal.coordinator.observation import watch_source
@@ -24,8 +24,9 @@ from shoal.messages import Generate, Infer
 Scope = MutableMapping[str, Any]
 AsgiMessage = Mapping[str, Any]
 Receive = Callable[[], Awaitable[AsgiMessage]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 Header = tuple[bytes, bytes]
+AtOnce = Callable[[int, Sequence[Header], bytes], bool]
 R = TypeVar("R", Generate, Infer)
 
 JSON = b"application/json"
@@ -34,6 +35,8 @@ NO_CONTENT = 204
 #: An extension of ASGI: who calls in this process keeps the whole answer beside the events of a stream, and gets it in
 #: a message of this type.
 WHOLE = "shoal.whole"
+#: Another: what this calls with status, headers and body sends the answer, or says False and has done nothing.
+AT_ONCE = "shoal.at_once"
 LINGER = 5.0  # seconds to take and drop the rest of a body whose answer is already known
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
@@ -46,6 +49,16 @@ _STREAM_HEADERS: list[Header] = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx would collect the events otherwise
 ]
+
+
+def _random_ids() -> Iterator[str]:
+    """Not to be guessed. Many are drawn at a time, for each draw is a system call."""
+    while True:
+        drawn = secrets.token_hex(256 * 16)
+        yield from (drawn[at : at + 32] for at in range(0, len(drawn), 32))
+
+
+new_request_id: Callable[[], str] = _random_ids().__next__
 
 
 class Exchange:
@@ -64,7 +77,9 @@ class Exchange:
         self.server: str = (scope.get("server") or ("", 0))[0]  # this side's address
         self.parameters: Mapping[str, str] = {}  # of the path
         self.limits = limits
-        self.keeps_whole: bool = WHOLE in scope.get("extensions", ())
+        extensions: Mapping[str, Any] = scope.get("extensions", {})
+        self.keeps_whole: bool = WHOLE in extensions
+        self._at_once: AtOnce | None = extensions.get(AT_ONCE)
         self.status = 0  # that was answered; 0: none yet
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
@@ -76,8 +91,8 @@ class Exchange:
         given = self._headers.get(b"x-request-id", b"")
         self.source = watch_source()  # before it is answered: how the answer came about
         trace = self._headers.get(b"traceparent", b"")
-        self.trace = trace.decode() if _TRACEPARENT.fullmatch(trace) else ""  # of the span this belongs to
-        self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        self.trace = trace.decode() if trace and _TRACEPARENT.fullmatch(trace) else ""  # of the span this belongs to
+        self.request_id = given.decode() if given and _REQUEST_ID.fullmatch(given) else new_request_id()
 
     @property
     def timeout(self) -> float | None:
@@ -99,7 +114,9 @@ class Exchange:
     @property
     def priority(self) -> int:
         """How urgent the request is beside others, from ``x-priority``. Raises :class:`InvalidRequest`."""
-        given = self._headers.get(b"x-priority", b"0")
+        given = self._headers.get(b"x-priority")
+        if given is None:
+            return 0
         if not _PRIORITY.fullmatch(given) or abs(int(given)) > MAX_PRIORITY:
             message = f"x-priority must be a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}"
             raise InvalidRequest(message, param="x-priority")
@@ -138,23 +155,25 @@ class Exchange:
             raise _too_large(limit)
         # A large body has the time that the rate demanded of a small one gives it.
         seconds = self.limits.body_timeout * max(1, int(declared) / self.limits.body_bytes)
-        parts = [bytes(lead)] if lead else []
-        size = 0
         try:
-            with Deadline(seconds):
-                while not self._body_read:
-                    message = await self._receive()
-                    if message["type"] == "http.disconnect":
-                        raise Cancelled("the client went away")
-                    self._body_read = not message.get("more_body", False)
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > limit:
-                        raise _too_large(limit)
-                    self.hold(len(parts[-1]))
+            return await within(seconds, self._body(limit, lead))
         except TimeoutError:
             raise RequestTimeout(f"the request body did not arrive within {seconds:g} s") from None
-        return b"".join(parts)
+
+    async def _body(self, limit: int, lead: int) -> bytes:
+        parts = [bytes(lead)] if lead else []
+        size = 0
+        while not self._body_read:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise Cancelled("the client went away")
+            self._body_read = not message.get("more_body", False)
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise _too_large(limit)
+            self.hold(len(parts[-1]))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def hold(self, size: int) -> None:
         """Count this many bytes as held for this request, until :meth:`release`. Raises :class:`Overloaded`."""
@@ -185,6 +204,11 @@ class Exchange:
         described = [(b"content-type", content_type), (b"content-length", str(size).encode())]
         fixed = [] if status == NO_CONTENT else described
         closing = [(b"connection", b"close")] if unread else []
+        if not rest and not unread and self._at_once is not None and not self._closed:
+            self.status = status
+            if self._at_once(status, self._complete([*fixed, *headers]), body):
+                self._closed = True
+                return
         pieces: list[bytes | memoryview] = [body, *rest]
         try:
             await self._start(status, [*fixed, *closing, *headers])
@@ -201,13 +225,13 @@ class Exchange:
     async def send_events(self, events: bytes) -> None:
         """Send server-sent events; the first call begins the answer, so errors before it have a status."""
         if not self.started:
-            await self._start(200, _STREAM_HEADERS)
+            await self._start(200, [*_STREAM_HEADERS])
         await self._send({"type": "http.response.body", "body": events, "more_body": True})
 
     async def end_events(self, events: bytes) -> None:
         """Send the last events and end the answer."""
         if not self.started:
-            await self._start(200, _STREAM_HEADERS)
+            await self._start(200, [*_STREAM_HEADERS])
         await self._send({"type": "http.response.body", "body": events})
         self._closed = True
 
@@ -224,27 +248,31 @@ class Exchange:
         """Drop what the client still sends. Closing at once would reset the connection, and many clients would
         then meet the reset before they read the answer that says why."""
         try:
-            with Deadline(LINGER):
-                while (message := await self._receive())["type"] == "http.request":
-                    if not message.get("more_body", False):
-                        return
+            await within(LINGER, self._dropped())
         except TimeoutError:
             return
 
+    async def _dropped(self) -> None:
+        while (message := await self._receive())["type"] == "http.request":
+            if not message.get("more_body", False):
+                return
+
     async def _start(self, status: int, headers: list[Header]) -> None:
         self.status = status
-        headers = [*headers, (b"x-request-id", self.request_id.encode())]
+        await self._send({"type": "http.response.start", "status": status, "headers": self._complete(headers)})
+
+    def _complete(self, headers: list[Header]) -> list[Header]:
+        headers.append((b"x-request-id", self.request_id.encode()))
         if self.source.cache:
             headers.append((b"x-cache", self.source.cache.encode()))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        return headers
 
     async def _send(self, message: dict[str, Any]) -> None:
         """Raises :class:`Cancelled` when the client does not read. A closed answer takes nothing more."""
         if self._closed:
             return
         try:
-            with Deadline(self.limits.write_timeout):
-                await self._asgi_send(message)
+            await within(self.limits.write_timeout, self._asgi_send(message))
         except TimeoutError:
             self._closed = True
             raise Cancelled("the client stopped reading the answer") from None

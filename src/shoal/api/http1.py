@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import http
 import secrets
+from collections.abc import Sequence
+from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from shoal.api.asgi import JSON, LINGER
+from shoal.api.asgi import AT_ONCE, JSON, LINGER, Header
 from shoal.api.errors import error_body, retry_headers
 from shoal.errors import HeadersTooLarge, InvalidRequest, MethodNotAllowed, ShoalError
 
 HEADER_TIMEOUT = 30.0  # seconds
+COPIED = 64 * 1024  # bytes: a larger body is written behind its head, uncopied
+BODILESS = (204, 304)
 MAX_HEADERS = 100  # Apache's number; browsers send about 20
 MAX_HEADER_BYTES = 64 * 1024  # Node has 16 KiB, nginx 32: cookies and tokens of single sign-on fit
 
@@ -22,6 +27,7 @@ class Http(HttpToolsProtocol):
     """What is refused here never reaches the application: it is no request yet."""
 
     _deadline: asyncio.TimerHandle | None = None  # for the headers; once refused, for the client's goodbye
+    _in_head = False  # has a request begun whose headers are not whole?
     _read = 0  # bytes that came last
     _framing = 0  # bytes that came and were neither a whole head nor any of a body
     _refused = False
@@ -30,12 +36,13 @@ class Http(HttpToolsProtocol):
     def is_idle(self) -> bool:
         """Was everything answered that was asked, and is nothing being asked?"""
         answered = bool(self.cycle) and self.cycle.response_complete
-        return answered and self._deadline is None and not self.transport.is_closing()
+        return answered and not self._in_head and not self.transport.is_closing()
 
     # -- from the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._in_head = True
         self._await_headers()
 
     def data_received(self, data: bytes) -> None:
@@ -54,6 +61,8 @@ class Http(HttpToolsProtocol):
         else:
             if self._framing > MAX_HEADER_BYTES or (self.headers and len(self.headers) > MAX_HEADERS):
                 self._refuse(_too_large())
+            elif self._in_head and self._deadline is None:  # most heads come whole, and need no timer
+                self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._headers_ended()
@@ -65,8 +74,7 @@ class Http(HttpToolsProtocol):
         self._framing = 0
         # Not at any byte that comes, as uvicorn does: blank lines between requests would keep a connection for ever.
         self._unset_keepalive_if_required()
-        if self._deadline is None:
-            self._await_headers()
+        self._in_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -79,6 +87,8 @@ class Http(HttpToolsProtocol):
         self._headers_ended()
         self._unset_keepalive_if_required()  # an answer to the request before may have ended meanwhile
         super().on_headers_complete()
+        answer = functools.partial(_answer_at_once, self.cycle)
+        self.cycle.scope["extensions"] = {AT_ONCE: cast(Any, answer)}
 
     def on_body(self, body: bytes) -> None:
         self._framing = 0
@@ -118,6 +128,7 @@ class Http(HttpToolsProtocol):
         self._deadline = self.loop.call_later(HEADER_TIMEOUT, self.transport.close)
 
     def _headers_ended(self) -> None:
+        self._in_head = False
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -140,6 +151,24 @@ class Http(HttpToolsProtocol):
             self.transport.write_eof()
         # What still comes is dropped: closing at once would reset the connection before the answer is read.
         self._deadline = self.loop.call_later(LINGER, self.transport.close)
+
+
+def _answer_at_once(cycle: RequestResponseCycle, status: int, headers: Sequence[Header], body: bytes) -> bool:
+    """A whole answer in one write; uvicorn makes two, and each is a system call. False: it is left to uvicorn, for it
+    is large or not plain."""
+    if cycle.response_started or cycle.disconnected or cycle.flow.write_paused or not cycle.keep_alive:
+        return False
+    if len(body) > COPIED or status in BODILESS or cycle.scope["method"] == "HEAD":
+        return False
+    pieces = [STATUS_LINE[status]]
+    for name, value in (*cycle.default_headers, *headers):
+        pieces += (name, b": ", value, b"\r\n")
+    pieces += (b"\r\n", body)
+    cycle.transport.write(b"".join(pieces))
+    cycle.response_started = cycle.response_complete = True
+    cycle.message_event.set()
+    cycle.on_response()
+    return True
 
 
 def _too_large() -> HeadersTooLarge:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from shoal.api.asgi import Exchange
 from shoal.api.openapi.operation import Operation
@@ -32,12 +31,15 @@ class Route:
     handler: Handler
     operation: Operation | None = None
 
-    def parameters(self, path: str) -> Mapping[str, str]:
-        """The values of the template's parameters in a path that fits it."""
-        if "{" not in self.path:
-            return _NOTHING
-        found = _pattern(self.path).fullmatch(path)
-        return found.groupdict() if found else _NOTHING
+
+class _Template(NamedTuple):
+    begins: str  # what comes before the first parameter
+    pattern: re.Pattern[str]
+    methods: dict[str, Route]
+
+    @classmethod
+    def of(cls, path: str, methods: dict[str, Route]) -> _Template:
+        return cls(path[: path.index("{")], _pattern(path), methods)
 
 
 class Routes:
@@ -45,39 +47,43 @@ class Routes:
 
     def __init__(self, routes: Sequence[Route], absent: Mapping[str, str] = _NOTHING) -> None:
         self._exact: dict[str, dict[str, Route]] = {}
-        self._templates: dict[str, dict[str, Route]] = {}
+        templates: dict[str, dict[str, Route]] = {}
         self._absent = absent
         for route in routes:
-            table = self._templates if "{" in route.path else self._exact
+            table = templates if "{" in route.path else self._exact
             table.setdefault(route.path, {})[route.method] = route
+        self._templates = [_Template.of(path, methods) for path, methods in templates.items()]
 
-    def find(self, method: str, path: str) -> Route:
-        """HEAD is answered as GET: servers drop the body. Raises :class:`NotFound`, :class:`MethodNotAllowed`."""
-        methods = self._methods(path)
+    def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
+        """The route, and the values of its path's parameters.
+
+        HEAD is answered as GET: servers drop the body. Raises :class:`NotFound`, :class:`MethodNotAllowed`.
+        """
+        methods, parameters = self._match(path)
         if not methods:
             raise NotFound(f"there is nothing at {path}{self._reason(path)}")
         route = methods.get("GET" if method == "HEAD" else method)
         if route is None:
             raise MethodNotAllowed(f"{path} answers to {' and '.join(methods)}, not to {method}")
-        return route
+        return route, parameters
 
     def allowed(self, path: str) -> list[str]:
         """The methods that ``path`` answers to."""
-        return list(self._methods(path))
+        return list(self._match(path)[0])
 
-    def _methods(self, path: str) -> dict[str, Route]:
+    def _match(self, path: str) -> tuple[Mapping[str, Route], Mapping[str, str]]:
+        """By method."""
         if path in self._exact:
-            return self._exact[path]
-        for template, methods in self._templates.items():
-            if path.startswith(template[: template.index("{")]) and _pattern(template).fullmatch(path):
-                return methods
-        return {}
+            return self._exact[path], _NOTHING
+        for template in self._templates:
+            if path.startswith(template.begins) and (found := template.pattern.fullmatch(path)):
+                return template.methods, found.groupdict()
+        return {}, _NOTHING
 
     def _reason(self, path: str) -> str:
         return next((f": {reason}" for start, reason in self._absent.items() if path.startswith(start)), "")
 
 
-@functools.cache
 def _pattern(template: str) -> re.Pattern[str]:
     """``/a.b/{one}/{two*}`` as an expression with groups of these names."""
     literals = PARAMETER.split(template)[::3]

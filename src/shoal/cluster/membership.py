@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -70,18 +69,13 @@ class Member:
         self.load, self.heard = load, now
         self.in_flight = max(self.sent, load.in_flight)
 
-    @contextmanager
-    def occupied(self) -> Iterator[None]:
+    def occupied(self) -> Place:
         """Counts a request of this coordinator's for as long as the worker has it."""
-        self._sent(1)
-        try:
-            yield
-        finally:
-            self._sent(-1)
+        return Place(self)
 
-    def _sent(self, change: int) -> None:
-        self.sent += change
-        self.in_flight += change
+    def changed_by(self, requests: int) -> None:
+        self.sent += requests
+        self.in_flight += requests
         self.changed()
 
     def changed(self) -> None:
@@ -94,6 +88,21 @@ class Member:
         """Come to a state, if :data:`MOVES` has the way there."""
         if state in MOVES[self.state]:
             self.state = state
+
+
+class Place:
+    """One request's, with a member."""
+
+    __slots__ = ("_member",)
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+
+    def __enter__(self) -> None:
+        self._member.changed_by(1)
+
+    def __exit__(self, *_: object) -> None:
+        self._member.changed_by(-1)
 
 
 class Membership:

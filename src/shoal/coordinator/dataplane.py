@@ -17,14 +17,14 @@ from shoal.clock import now
 from shoal.coordinator.admission import Admission
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.in_flight import InFlight
-from shoal.coordinator.observation import observed
-from shoal.coordinator.responses import Responses
-from shoal.errors import InvalidRequest, WorkerLost
+from shoal.coordinator.observation import Observation
+from shoal.coordinator.responses import Asked, Responses
+from shoal.errors import InvalidRequest
 from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec, Registry
 from shoal.telemetry import CoordinatorMetrics
 from shoal.telemetry.genai import conclude, describe, operation
-from shoal.telemetry.tracing import span
+from shoal.telemetry.tracing import Span, span
 from shoal.types import ModelKind, ModelState, TensorSpec
 
 
@@ -118,39 +118,53 @@ class DataPlane:
 
     async def infer(self, request: Infer, *, timeout: float | None = None) -> Inferred:
         """Run a tensor model that answers once. Raises :class:`ShoalError`."""
-        async with aclosing(self.infer_stream(request, timeout=timeout)) as answers:
-            async for answer in answers:
-                if not answer.last:
-                    raise InvalidRequest(f"model '{request.model}' streams its answer: ask for a stream", param="model")
-                return answer
-        raise WorkerLost("the worker ended without an answer")
+        with (
+            Observation(self._metrics, request.model) as observation,
+            _traced(request) as made,
+        ):
+            asked = self._asked(request, ModelKind.TENSOR, timeout, observation, made)
+            place = self._admission.enter(asked.request, asked.spec)
+            try:
+                with self._in_flight.of(asked.spec.id):
+                    answer = await self._responses.infer(asked)
+            finally:
+                place.leave()
+            if not answer.last:
+                raise InvalidRequest(f"model '{request.model}' streams its answer: ask for a stream", param="model")
+            return answer
 
     async def _answer(
         self, request: Generate | Infer, kind: ModelKind, timeout: float | None
     ) -> AsyncGenerator[Answer, None]:
         with (
-            observed(self._metrics, request.model) as observation,
-            span(f"{operation(request)} {request.model}", request.trace) as made,
+            Observation(self._metrics, request.model) as observation,
+            _traced(request) as made,
         ):
-            spec = self.find(request.model, request.version, key=request.request_id)
-            observation.model = spec.name
-            spec.check_kind(kind)
-            if isinstance(request, Infer):
-                spec.check(request.inputs)
-            place = self._admission.enter(request, spec)
+            asked = self._asked(request, kind, timeout, observation, made)
+            place = self._admission.enter(asked.request, asked.spec)
             try:
-                deadline = now() + (timeout or spec.settings.timeout or self._request_timeout)
-                describe(made, request, spec.id)
-                key = self._responses.key(request, spec)
-                request = _complete(request, spec, made.trace)
-                with self._in_flight.of(spec.id):
-                    async with aclosing(self._responses.answer(key, request, spec, deadline, observation)) as answers:
+                with self._in_flight.of(asked.spec.id):
+                    async with aclosing(self._responses.answer(asked)) as answers:
                         async for answer in answers:
                             observation.answered(answer)
                             conclude(made, answer)
                             yield answer
             finally:
                 place.leave(observation.tokens)
+
+    def _asked(
+        self, request: Generate | Infer, kind: ModelKind, timeout: float | None, observation: Observation, made: Span
+    ) -> Asked:
+        """The request, checked. Raises :class:`ShoalError`."""
+        spec = self.find(request.model, request.version, key=request.request_id)
+        observation.model = spec.name
+        spec.check_kind(kind)
+        if isinstance(request, Infer):
+            spec.check(request.inputs)
+        deadline = now() + (timeout or spec.settings.timeout or self._request_timeout)
+        describe(made, request, spec.id)
+        key = self._responses.key(request, spec) or b""
+        return Asked(key, _complete(request, spec, made.trace), spec, deadline, observation)
 
     def _served(self, spec: ModelSpec, *, absent: bool) -> ServedModel:
         state, reason = self._fleet.state(spec.id)
@@ -172,9 +186,14 @@ class DataPlane:
         )
 
 
+def _traced(request: Generate | Infer) -> Span:
+    return span(f"{operation(request)} {request.model}", request.trace)
+
+
 def _complete(request: Generate | Infer, spec: ModelSpec, trace: str) -> Generate | Infer:
     """The request as workers get it: with the model's own name, and with a seed, so that it can be computed again."""
-    request = msgspec.structs.replace(request, model=spec.name, version=spec.version, trace=trace)
+    if (request.model, request.version, request.trace) != (spec.name, spec.version, trace):
+        request = msgspec.structs.replace(request, model=spec.name, version=spec.version, trace=trace)
     if isinstance(request, Generate) and request.sampling.seed is None:
         seeded = msgspec.structs.replace(request.sampling, seed=random.getrandbits(63))
         return msgspec.structs.replace(request, sampling=seeded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
+from typing import TypeVar
 
 import msgspec
 
@@ -23,6 +24,9 @@ from shoal.router.route import named
 from shoal.telemetry import CoordinatorMetrics
 from shoal.types import ModelPart, RequestId, Tensors
 
+A = TypeVar("A", bound=Answer)
+R = TypeVar("R", bound=Generate | Infer)
+
 
 class Dispatcher:
     def __init__(
@@ -36,11 +40,32 @@ class Dispatcher:
         """Where one of the last requests went and why: one decision for each time it was sent to a worker."""
         return self._sender.decisions.of(request_id)
 
+    async def infer(self, request: Infer, spec: ModelSpec, deadline: float, observation: Observation) -> Inferred:
+        """The one answer of a tensor model, or its first part. ``deadline`` is on the loop's clock.
+
+        Raises :class:`ShoalError`; after its turn came, only when every worker that could help was tried, and every
+        fallback model.
+        """
+        journey = Journey(spec, deadline, observation)
+        answer: Inferred | None = None
+        turn = self._turns.enter(request, spec, deadline)
+        try:
+            if turn.waits:
+                await turn.wait()
+            for model, suspects in self._models(request, journey):
+                try:
+                    answer = await self._infer_by(model, request, journey, suspects)
+                    return answer if model is spec else _marked(answer, model)
+                except ShoalError as error:
+                    journey.failed_with(model.id, error, now())
+            raise journey.final_error()
+        finally:
+            turn.leave(answer)
+
     async def answer(
         self, request: Generate | Infer, spec: ModelSpec, deadline: float, observation: Observation
     ) -> AsyncGenerator[Answer, None]:
-        """``deadline`` is on the loop's clock. Raises :class:`ShoalError`; before the first part of the answer only
-        after its turn came, and every worker that could help was tried, and every fallback model."""
+        """The same in parts. Once the answer has begun it has no other error than its own."""
         journey = Journey(spec, deadline, observation)
         answer: Answer | None = None
         turn = self._turns.enter(request, spec, deadline)
@@ -54,9 +79,9 @@ class Dispatcher:
                             yield answer if model is spec else _marked(answer, model)
                     return
                 except ShoalError as error:
-                    if answer is not None or not error.retryable or now() >= deadline:
+                    if answer is not None:
                         raise
-                    journey.failed(model.id, error)
+                    journey.failed_with(model.id, error, now())
             raise journey.final_error()
         finally:
             turn.leave(answer)
@@ -95,18 +120,22 @@ class Dispatcher:
 
     # -- one model
 
+    async def _infer_by(self, spec: ModelSpec, request: Infer, journey: Journey, suspects: bool) -> Inferred:
+        request, parts = _scattered(_to(spec, request, journey), spec)
+        if parts:
+            return await self._gathered(spec, request, parts, journey, suspects)
+        return await self._sender.infer(request, spec, journey, suspects=suspects)
+
     async def _by(
         self, spec: ModelSpec, request: Generate | Infer, journey: Journey, suspects: bool
     ) -> AsyncGenerator[Answer, None]:
-        if spec is not journey.asked_for:
-            request = msgspec.structs.replace(request, model=spec.name, version=spec.version)
-        if spec.settings.shards is not None and isinstance(request, Infer):
-            parts = scatter(request.inputs, request.key, spec.settings.shards)
-            if len(parts) > 1:
+        request = _to(spec, request, journey)
+        if isinstance(request, Infer):
+            request, parts = _scattered(request, spec)
+            if parts:
                 yield await self._gathered(spec, request, parts, journey, suspects)
                 return
-            request = msgspec.structs.replace(request, shard=parts[0].shard)
-        async with aclosing(self._sender.send(request, spec, journey, suspects=suspects)) as answers:
+        async with aclosing(self._sender.stream(request, spec, journey, suspects=suspects)) as answers:
             async for answer in answers:
                 yield answer
 
@@ -128,22 +157,34 @@ class Dispatcher:
     async def _of_shard(self, spec: ModelSpec, request: Infer, journey: Journey, suspects: bool) -> Tensors:
         """The one answer of a shard. What goes wrong there is said to be there."""
         try:
-            async with aclosing(self._sender.send(request, spec, journey, suspects=suspects)) as answers:
-                async for answer in answers:
-                    assert isinstance(answer, Inferred)
-                    if not answer.last:
-                        raise InvalidRequest(
-                            "a model that streams its answer takes rows of one shard at a time", param="model"
-                        )
-                    return answer.outputs
+            answer = await self._sender.infer(request, spec, journey, suspects=suspects)
         except ShoalError as error:
             where = named(ModelPart(spec.id, request.shard))
             message = error.message if where in error.message else f"{where}: {error.message}"
             raise type(error)(message, param=error.param, retry_after=error.retry_after) from error
-        raise AssertionError("a worker's answer has an end, or is an error")
+        if not answer.last:
+            raise InvalidRequest("a model that streams its answer takes rows of one shard at a time", param="model")
+        return answer.outputs
 
 
-def _marked(answer: Answer, model: ModelSpec) -> Answer:
-    if isinstance(answer, (Chunk, Inferred)):
+def _to(spec: ModelSpec, request: R, journey: Journey) -> R:
+    """The request to this model, which may be another than was asked for."""
+    if spec is journey.asked_for:
+        return request
+    return msgspec.structs.replace(request, model=spec.name, version=spec.version)
+
+
+def _scattered(request: Infer, spec: ModelSpec) -> tuple[Infer, Sequence[Part]]:
+    """The request to one shard; or, where it concerns several, what each of them gets."""
+    if spec.settings.shards is None:
+        return request, ()
+    parts = scatter(request.inputs, request.key, spec.settings.shards)
+    if len(parts) > 1:
+        return request, parts
+    return msgspec.structs.replace(request, shard=parts[0].shard), ()
+
+
+def _marked(answer: A, model: ModelSpec) -> A:
+    if isinstance(answer, Chunk | Inferred):
         return msgspec.structs.replace(answer, fallback=str(model.id))
     return answer

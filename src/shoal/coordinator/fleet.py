@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Iterator, Sequence, Set
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence, Set
+from contextlib import suppress
 from typing import Any
 
 from shoal.aio import Tasks
@@ -203,15 +203,13 @@ class Fleet:
     def members(self) -> tuple[Member, ...]:
         return self._membership.members()
 
-    @contextmanager
-    def occupy(self, worker_id: WorkerId) -> Iterator[Connection]:
-        """The way to a worker, and one place there for as long as a request runs."""
+    def way_to(self, worker_id: WorkerId) -> tuple[Connection, Member]:
+        """Raises :class:`WorkerLost`."""
         connection = self._connections.get(worker_id)
         member = None if connection is None else self._links.get(connection)
         if connection is None or member is None:
             raise WorkerLost(f"worker {worker_id} has gone")
-        with member.occupied():
-            yield connection
+        return connection, member
 
     # -- for those who change it
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from shoal.types import ModelId
 
@@ -16,19 +15,20 @@ class InFlight:
         self.begun: Counter[ModelId] = Counter()  # since the start; shows how an alias spreads its requests
         self._ended: dict[ModelId, asyncio.Event] = {}
 
-    @contextmanager
-    def of(self, model: ModelId) -> Iterator[None]:
+    def of(self, model: ModelId) -> Running:
         """A request of this model, for as long as it runs."""
+        return Running(self, model)
+
+    def began(self, model: ModelId) -> None:
         self.running[model] += 1
         self.begun[model] += 1
-        try:
-            yield
-        finally:
-            self.running[model] -= 1
-            if not self.running[model]:
-                del self.running[model]
-                if ended := self._ended.get(model):
-                    ended.set()
+
+    def finished(self, model: ModelId) -> None:
+        self.running[model] -= 1
+        if not self.running[model]:
+            del self.running[model]
+            if ended := self._ended.get(model):
+                ended.set()
 
     async def ended(self, model: ModelId, timeout: float) -> None:
         """Wait until none runs, at most ``timeout`` seconds. The caller sees to it that none begins."""
@@ -41,3 +41,19 @@ class InFlight:
     def forget(self, model: ModelId) -> None:
         """It is no longer there: its count ends."""
         self.begun.pop(model, None)
+
+
+class Running:
+    """A request, counted while its block runs."""
+
+    __slots__ = ("_counts", "_model")
+
+    def __init__(self, counts: InFlight, model: ModelId) -> None:
+        self._counts = counts
+        self._model = model
+
+    def __enter__(self) -> None:
+        self._counts.began(self._model)
+
+    def __exit__(self, *_: object) -> None:
+        self._counts.finished(self._model)

@@ -25,6 +25,12 @@ class Journey:
         name = model if isinstance(model, str) or model.name == self.asked_for.name else model.name
         self._failures.setdefault(str(name), error)
 
+    def failed_with(self, model: ModelId, error: ShoalError, now: float) -> None:
+        """The same. Raises the error where no other model may be asked."""
+        if not error.retryable or now >= self.deadline:
+            raise error
+        self.failed(model, error)
+
     def final_error(self) -> ShoalError:
         """The error of the model that was asked for, which names those that were to stand in for it and why not."""
         (first, *others) = self._failures.items()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
+from types import TracebackType
+from typing import Final
 
 from shoal.clock import now
 from shoal.errors import Cancelled, ShoalError
@@ -21,6 +21,8 @@ class Source:
     def __init__(self) -> None:
         self.cache = ""  # hit, coalesced or miss; empty: nothing looked whether it was there
 
+
+_GONE: Final = asyncio.CancelledError, GeneratorExit  # what who waited for the answer leaves with
 
 _source: ContextVar[Source | None] = ContextVar("source", default=None)
 
@@ -39,6 +41,8 @@ def is_last(answer: Answer) -> bool:
 
 
 class Observation:
+    """Around a request, it counts it in, and out with its outcome: ``ok``, or the code of its error."""
+
     def __init__(self, metrics: CoordinatorMetrics, model: str) -> None:
         self._metrics = metrics
         self.model = model  # as it was asked for, then as it was found
@@ -46,6 +50,23 @@ class Observation:
         self._last: float | None = None  # when a part of the answer last came
         self.complete = False
         self.tokens: int | None = None  # of prompt and answer, once that is known
+
+    def __enter__(self) -> Observation:
+        self._metrics.began()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._metrics.finished(self.model, self._outcome(error), now() - self._began)
+
+    def _outcome(self, error: BaseException | None) -> str:
+        # Who has read the last part may go without asking whether there is more.
+        if error is None or (self.complete and isinstance(error, _GONE)):
+            return "ok"
+        if isinstance(error, _GONE):
+            return Cancelled.code
+        return error.code if isinstance(error, ShoalError) else ShoalError.code
 
     def routed(self, policy: str, reason: str) -> None:
         self._metrics.routed(self.model, policy, reason, now() - self._began)
@@ -69,26 +90,3 @@ class Observation:
         if answer.usage is not None:
             self.tokens = answer.usage.prompt_tokens + answer.usage.completion_tokens
             self._metrics.used(self.model, answer.usage)
-
-
-@contextmanager
-def observed(metrics: CoordinatorMetrics, model: str) -> Iterator[Observation]:
-    """Counts the request in, and out with its outcome: ``ok``, or the code of its error."""
-    observation = Observation(metrics, model)
-    began = now()
-    outcome = "ok"
-    metrics.began()
-    try:
-        yield observation
-    except ShoalError as error:
-        outcome = error.code
-        raise
-    except (asyncio.CancelledError, GeneratorExit):
-        # Who has read the last part may go without asking whether there is more.
-        outcome = "ok" if observation.complete else Cancelled.code
-        raise
-    except BaseException:
-        outcome = ShoalError.code
-        raise
-    finally:
-        metrics.finished(observation.model, outcome, now() - began)

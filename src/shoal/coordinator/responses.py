@@ -25,7 +25,7 @@ from shoal.coordinator.response_codec import (
     size_of,
     spec_prefix,
 )
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, WorkerLost
 from shoal.kvstore import Key, MemoryStore
 from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec
@@ -38,6 +38,8 @@ MAX_ANSWER: Final = 2**20  # bytes; a larger one is neither kept nor shared with
 
 
 class Dispatches(Protocol):
+    async def infer(self, request: Infer, spec: ModelSpec, deadline: float, observation: Observation) -> Inferred: ...
+
     def answer(
         self, request: Generate | Infer, spec: ModelSpec, deadline: float, observation: Observation
     ) -> AsyncGenerator[Answer, None]: ...
@@ -48,10 +50,10 @@ def stands_in(answer: Answer) -> bool:
     return isinstance(answer, Chunk | Inferred) and answer.fallback != ""
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """One request on its way, as workers get it."""
 
-    key: Key
+    key: Key  # empty: neither look nor keep nor share
     request: Generate | Infer
     spec: ModelSpec
     deadline: float  # on the loop's clock
@@ -105,13 +107,23 @@ class Responses:
             return None
         return request_key(request, self._prefix(spec))
 
-    def answer(
-        self, key: Key | None, request: Generate | Infer, spec: ModelSpec, deadline: float, observation: Observation
-    ) -> AsyncGenerator[Answer, None]:
-        """``request`` as workers get it, and its :meth:`key`. Raises :class:`ShoalError`."""
-        if key is None:
+    async def infer(self, asked: Asked) -> Inferred:
+        """The one answer of a tensor model, or its first part. Raises :class:`ShoalError`."""
+        key, request, spec, deadline, observation = asked
+        assert isinstance(request, Infer)
+        if not key:
+            return await self._dispatcher.infer(request, spec, deadline, observation)
+        async with aclosing(self.answer(asked)) as answers:
+            async for answer in answers:
+                assert isinstance(answer, Inferred)
+                return answer
+        raise WorkerLost("the answer ended before it began")
+
+    def answer(self, asked: Asked) -> AsyncGenerator[Answer, None]:
+        """In parts. Raises :class:`ShoalError`."""
+        key, request, spec, deadline, observation = asked
+        if not key:
             return self._dispatcher.answer(request, spec, deadline, observation)
-        asked = _Asked(key, request, spec, deadline, observation)
         if spec.settings.cache is not None:
             if (found := self._memory.get(key)) is not None:
                 return self._kept(found.value, "memory", asked)
@@ -153,7 +165,7 @@ class Responses:
 
     # -- kept
 
-    async def _from_disk(self, disk: DiskTier, asked: _Asked) -> AsyncGenerator[Answer, None]:
+    async def _from_disk(self, disk: DiskTier, asked: Asked) -> AsyncGenerator[Answer, None]:
         era = self._era
         found = await disk.get(asked.key)
         if found is None or era != self._era:
@@ -165,7 +177,7 @@ class Responses:
             async for answer in answers:
                 yield answer
 
-    async def _kept(self, value: bytes, tier: str, asked: _Asked) -> AsyncGenerator[Answer, None]:
+    async def _kept(self, value: bytes, tier: str, asked: Asked) -> AsyncGenerator[Answer, None]:
         try:
             kept = decode_answers(value)
         except ShoalError as error:
@@ -182,7 +194,7 @@ class Responses:
 
     # -- computed
 
-    def _compute(self, asked: _Asked) -> AsyncGenerator[Answer, None]:
+    def _compute(self, asked: Asked) -> AsyncGenerator[Answer, None]:
         flight = self._flights.get(asked.key)
         if flight is not None and asked.deadline <= flight.deadline:
             self._metrics.coalesced(asked.spec.name)
@@ -192,7 +204,7 @@ class Responses:
         asked.observation.found("miss")
         return self._begin(asked).follow(asked.deadline) if asked.spec.settings.coalesce else self._recorded(asked)
 
-    def _begin(self, asked: _Asked) -> Flight:
+    def _begin(self, asked: Asked) -> Flight:
         """The run gets twice the time of the request that begins it, so that others with as much time may join."""
         key, request, spec, deadline, observation = asked
         later = deadline + (deadline - now())
@@ -214,7 +226,7 @@ class Responses:
         flight.task = self._own(flight.fly(), name=request.request_id)
         return flight
 
-    async def _recorded(self, asked: _Asked) -> AsyncGenerator[Answer, None]:
+    async def _recorded(self, asked: Asked) -> AsyncGenerator[Answer, None]:
         _, request, spec, deadline, observation = asked
         era, size = self._era, 0
         record: list[Answer] = []
@@ -232,7 +244,7 @@ class Responses:
         finally:
             await answers.aclose()
 
-    def _keep(self, asked: _Asked, answers: Sequence[Answer], era: int) -> None:
+    def _keep(self, asked: Asked, answers: Sequence[Answer], era: int) -> None:
         cache = asked.spec.settings.cache
         if cache is None or era != self._era or any(map(stands_in, answers)):
             return

@@ -10,37 +10,24 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from shoal.clock import now
-from shoal.coordinator.continuation import Continuation
+from shoal.coordinator.asking import Asking
+from shoal.coordinator.attempts import Attempts
 from shoal.coordinator.decisions import Decisions
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.journey import Journey
 from shoal.coordinator.observation import is_last
-from shoal.errors import DeadlineExceeded, EngineFailed, Overloaded, ProtocolError, ShoalError, WorkerLost
-from shoal.load_balancer import Health, Outcome, Replica, RetryBudget
-from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
+from shoal.errors import ShoalError, WorkerLost
+from shoal.load_balancer import Health, RetryBudget
+from shoal.messages import Answer, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec
 from shoal.router import RoutingDecision, route
 from shoal.telemetry import CoordinatorMetrics
-from shoal.telemetry.genai import caused
-from shoal.telemetry.tracing import Span, SpanKind, span
-from shoal.types import ModelPart, WorkerId
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 30.0  # seconds that a request which lost its worker waits for another: as long as a restart takes
 LOOK_AGAIN = 0.1  # seconds
-
-
-@dataclass(frozen=True, slots=True)
-class _Loss:
-    """Why and when a request was last without a worker, and whether it waits for another."""
-
-    error: ShoalError
-    at: float
-    patient: bool
 
 
 class Sender:
@@ -51,70 +38,74 @@ class Sender:
         self._health = health
         self._metrics = metrics
 
-    async def send(
-        self, request: Generate | Infer, spec: ModelSpec, journey: Journey, *, suspects: bool
-    ) -> AsyncGenerator[Answer, None]:
-        """The answer of the first worker that gives one. ``suspects``: ask silent workers too, where no other can.
+    async def infer(self, request: Infer, spec: ModelSpec, journey: Journey, *, suspects: bool) -> Inferred:
+        """The one answer, or the first part, of the first worker that gives one. ``suspects``: ask silent workers too,
+        where no other can.
 
         Raises :class:`ShoalError`.
         """
-        part = ModelPart(spec.id, request.shard if isinstance(request, Infer) else None)
-        answer_so_far = Continuation(request)
-        self._budget.deposit()
-        lost: _Loss | None = None
-        failure: tuple[RoutingDecision, ShoalError] | None = None  # of the attempt before this one
+        attempts = self._attempts(request, spec, journey, suspects)
         while True:
-            decision = await self._next(request, spec, part, journey, suspects, lost)
-            if failure is not None:
-                self._going_on(request, decision, *failure, begun=answer_so_far.begun)
+            decision = await self._next(attempts)
             try:
-                async with aclosing(self._ask(decision, part, answer_so_far.asking(), journey.deadline)) as answers:
+                with self._asking(decision, attempts) as asking:
+                    answer = asking.take_in(await asking.connection.first(asking.request, asking.timeout))
+                    assert isinstance(answer, Inferred)
+                    return answer
+            except ShoalError as error:
+                attempts.failed(decision, error, now())
+
+    async def stream(
+        self, request: Generate | Infer, spec: ModelSpec, journey: Journey, *, suspects: bool
+    ) -> AsyncGenerator[Answer, None]:
+        """The same in parts. An answer that has begun goes on with another worker, if it can."""
+        attempts = self._attempts(request, spec, journey, suspects)
+        while True:
+            decision = await self._next(attempts)
+            try:
+                async with aclosing(self._answers(decision, attempts)) as answers:
                     async for answer in answers:
-                        if lost is not None and answer_so_far.begun:
-                            self._metrics.resumed(spec.name, now() - lost.at)
-                        lost = None
-                        answer_so_far.passed_on(answer)
+                        if (loss := attempts.passed_on(answer)) is not None:
+                            self._metrics.resumed(spec.name, now() - loss.at)
                         yield answer
                 return
             except ShoalError as error:
-                journey.tried[part].add(decision.worker_id)
-                answer_so_far.failed(error)
-                if not error.retryable or not answer_so_far.can_go_on or now() >= journey.deadline:
-                    raise
-                if not answer_so_far.begun and not self._budget.withdraw():
-                    raise
-                patient = answer_so_far.begun or (isinstance(error, WorkerLost) and not spec.settings.fallback)
-                lost = lost or _Loss(error, now(), patient)
-                failure = decision, error
+                attempts.failed(decision, error, now())
 
-    async def _next(
-        self,
-        request: Generate | Infer,
-        spec: ModelSpec,
-        part: ModelPart,
-        journey: Journey,
-        suspects: bool,
-        lost: _Loss | None,
-    ) -> RoutingDecision:
+    def _attempts(self, request: Generate | Infer, spec: ModelSpec, journey: Journey, suspects: bool) -> Attempts:
+        self._budget.deposit()
+        return Attempts(request, spec, journey, self._budget, suspects=suspects)
+
+    def _asking(self, decision: RoutingDecision, attempts: Attempts) -> Asking:
+        part, deadline = attempts.part, attempts.journey.deadline
+        return Asking(attempts.asking(), decision, part, deadline, fleet=self._fleet, health=self._health)
+
+    async def _answers(self, decision: RoutingDecision, attempts: Attempts) -> AsyncGenerator[Answer, None]:
+        """One worker's."""
+        with self._asking(decision, attempts) as asking:
+            async with asking.connection.stream(asking.request, asking.timeout) as answers:
+                async for answer in answers:
+                    yield asking.take_in(answer)
+                    if is_last(answer):
+                        return
+            raise WorkerLost(f"worker {decision.worker_id} ended the answer before its end")
+
+    async def _next(self, attempts: Attempts) -> RoutingDecision:
         """Where to send it next. A request that lost its worker waits for one that is free, or comes back; so does
         one whose turn it was, when other models took the worker's last place meanwhile."""
         while True:
             try:
-                return self._route(request, spec, part, journey, suspects)
+                decision = self._route(attempts)
             except ShoalError as error:
-                if lost is None:
-                    waits = isinstance(error, Overloaded) and not spec.settings.fallback
-                    if not waits or now() >= journey.deadline:
-                        raise
-                elif not lost.patient or now() >= min(journey.deadline, lost.at + PATIENCE):
-                    raise lost.error from error
-            # By now those that were tried may have been started again.
-            journey.tried[part].clear()
-            await asyncio.sleep(LOOK_AGAIN)
+                attempts.none_to_ask(error, now())
+                await asyncio.sleep(LOOK_AGAIN)
+                continue
+            if attempts.failure is not None:
+                self._going_on(attempts.request, decision, *attempts.failure, begun=attempts.begun)
+            return decision
 
-    def _route(
-        self, request: Generate | Infer, spec: ModelSpec, part: ModelPart, journey: Journey, suspects: bool
-    ) -> RoutingDecision:
+    def _route(self, attempts: Attempts) -> RoutingDecision:
+        request, spec, part, journey = attempts.request, attempts.spec, attempts.part, attempts.journey
         decision = route(
             spec,
             fleet=self._fleet,
@@ -122,7 +113,7 @@ class Sender:
             now=now(),
             shard=part.shard,
             excluded=journey.tried[part],
-            suspects=suspects,
+            suspects=attempts.suspects,
             instead_of=None if spec is journey.asked_for else journey.asked_for.id,
         )
         journey.observation.routed(decision.policy, decision.reason)
@@ -160,62 +151,3 @@ class Sender:
             error.message,
             extra={"action": "failover" if begun else "retry", "request_id": request.request_id, "code": error.code},
         )
-
-    async def _ask(
-        self, decision: RoutingDecision, part: ModelPart, request: Generate | Infer, deadline: float
-    ) -> AsyncGenerator[Answer, None]:
-        """One worker's answers. What they say about its health and speed is noted on every way out."""
-        worker_id, replica = decision.worker_id, self._fleet.replica(part, decision.worker_id)
-        began, answered = now(), False
-        attempt = self._health.begin(worker_id, began)
-        outcome = Outcome.ABANDONED
-        try:
-            with self._fleet.occupy(worker_id) as connection, _span(request, decision) as made:
-                async with connection.stream(caused(request, made), timeout=deadline - began) as answers:
-                    async for answer in answers:
-                        _check(answer, request, worker_id)
-                        if not answered:
-                            answered = True
-                            _observe(replica, began)
-                        if is_last(answer):
-                            outcome = Outcome.SUCCESS
-                            yield answer
-                            return
-                        yield answer
-                    raise WorkerLost(f"worker {worker_id} ended the answer before its end")
-        except ProtocolError as error:
-            outcome = Outcome.FAILURE
-            raise EngineFailed(f"worker {worker_id} answers what cannot be understood: {error.message}") from error
-        except ShoalError as error:
-            outcome = _outcome(error)
-            raise
-        finally:
-            self._health.end(attempt, outcome, now())
-            if not answered and replica is not None:
-                replica.latency.waited(now() - began, now())
-
-
-def _check(answer: Answer, request: Generate | Infer, worker_id: WorkerId) -> None:
-    """Raises :class:`EngineFailed` for what is no answer to this request: another worker may have a better one."""
-    if not isinstance(answer, Chunk if isinstance(request, Generate) else Inferred):
-        raise EngineFailed(f"worker {worker_id} answered {type(request).__name__} with {type(answer).__name__}")
-
-
-def _outcome(error: ShoalError) -> Outcome:
-    """What an error says of the worker. That a deadline has passed says nothing: clients set them as short as they
-    like, and a few impatient ones would take a healthy worker from all the others."""
-    if isinstance(error, DeadlineExceeded):
-        return Outcome.ABANDONED
-    return Outcome.FAILURE if error.fault == "server" else Outcome.SUCCESS
-
-
-def _span(request: Generate | Infer, decision: RoutingDecision) -> Span:
-    attributes = {"shoal.worker": decision.worker_id, "shoal.policy": decision.policy, "shoal.reason": decision.reason}
-    return span(f"ask {decision.worker_id}", request.trace, kind=SpanKind.CLIENT, attributes=attributes)
-
-
-def _observe(replica: Replica | None, began: float) -> None:
-    """The time to the first part of an answer: the rest is as long as the answer is."""
-    if replica is not None:
-        at = now()
-        replica.answered(at - began, at)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from shoal.aio import Deadline
 from shoal.errors import Cancelled, DeadlineExceeded, ErrorInfo, InvalidRequest, Overloaded, ShoalError, WorkerLost
 from shoal.messages import Answer, Notice, Request
 from shoal.rpc.codec import deserialize, serialize
@@ -140,9 +141,9 @@ class Inbound:
 
     async def _serve(self, handler: Handler, call: Call, event: Opened) -> None:
         # Whatever the handler raises has to become an answer here: no one else would tell the peer.
-        clock = asyncio.timeout_at(call.deadline)
+        clock = Deadline(event.timeout)
         try:
-            async with clock:
+            with clock:
                 message = deserialize(event.payload, Request)
                 if call.stream_id == NOTICE and not isinstance(message, Notice):
                     self._connection.reject(f"{type(message).__name__} wants an answer, so it needs a stream")
@@ -152,7 +153,7 @@ class Inbound:
         except ShoalError as error:
             self._refuse(call, error)
         except Exception as error:
-            if isinstance(error, TimeoutError) and clock.expired():
+            if isinstance(error, TimeoutError) and clock.interrupted:
                 self._refuse(call, DeadlineExceeded())
             else:
                 logger.exception("a request handler failed", extra={"action": "handler_failed"})

@@ -66,3 +66,33 @@ class Inbox:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class First:
+    """The same of a stream of which only the first answer is wanted: one future is all it takes."""
+
+    __slots__ = ("_error", "_future")
+
+    def __init__(self, future: asyncio.Future[Buffer | None]) -> None:
+        self._future = future
+        self._error: ShoalError | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self._future.done()
+
+    def put(self, payload: Buffer) -> None:
+        if not self._future.done():
+            self._future.set_result(payload)
+
+    def end(self, error: ShoalError | None = None) -> None:
+        if not self._future.done():
+            self._error = error
+            self._future.set_result(None)
+
+    async def get(self) -> Buffer | None:
+        """None where there was no answer. Raises what ended the stream."""
+        payload = await self._future
+        if self._error is not None:
+            raise self._error
+        return payload

@@ -10,7 +10,7 @@ from typing import Self
 from shoal.errors import DeadlineExceeded, ErrorInfo, ProtocolError, ShoalError, WorkerLost, from_info
 from shoal.messages import Answer, Request
 from shoal.rpc.codec import Buffer, deserialize, serialize
-from shoal.rpc.inbox import Inbox
+from shoal.rpc.inbox import First, Inbox
 from shoal.rpc.protocol import WireProtocol
 from shoal.rpc.writer import Writer
 
@@ -43,15 +43,18 @@ class Answers:
 
     async def next(self) -> Answer | None:
         """The next answer, or None after the last. Raises what ended the stream."""
-        payload = await self._inbox.get()
-        if payload is None:
-            return None
-        try:
-            answer: Answer = deserialize(payload, Answer)
-        except ShoalError as error:
-            # Not the asker's fault, as an InvalidRequest would say.
-            raise ProtocolError(f"an answer is not valid: {error}") from error
-        return answer
+        return _read(await self._inbox.get())
+
+
+def _read(payload: Buffer | None) -> Answer | None:
+    if payload is None:
+        return None
+    try:
+        answer: Answer = deserialize(payload, Answer)
+    except ShoalError as error:
+        # Not the asker's fault, as an InvalidRequest would say.
+        raise ProtocolError(f"an answer is not valid: {error}") from error
+    return answer
 
 
 class Outbound:
@@ -62,13 +65,29 @@ class Outbound:
         self._writer = writer
         self._lost = lost
         self._loop = asyncio.get_running_loop()
-        self._inboxes: dict[int, Inbox] = {}
+        self._inboxes: dict[int, Inbox | First] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
 
     def __len__(self) -> int:
         return len(self._inboxes)
 
     async def open(self, message: Request, timeout: float | None) -> tuple[int, Inbox]:
+        stream_id = await self._ask(message, timeout)
+        inbox = Inbox(self._protocol.hello.credit, lambda count: self._grant(stream_id, count))
+        self._inboxes[stream_id] = inbox
+        return stream_id, inbox
+
+    async def first(self, message: Request, timeout: float | None) -> Answer | None:
+        stream_id = await self._ask(message, timeout)
+        inbox = self._inboxes[stream_id] = First(self._loop.create_future())
+        try:
+            payload = await inbox.get()
+        finally:
+            self.leave(stream_id)
+        return _read(payload)
+
+    async def _ask(self, message: Request, timeout: float | None) -> int:
+        """The stream that the message has opened. The caller reads it from now on."""
         buffers = serialize(message)
         deadline = None if timeout is None else self._loop.time() + timeout
         if self._writer.is_full:
@@ -83,12 +102,10 @@ class Outbound:
         if left is not None and left <= 0:
             raise DeadlineExceeded(f"a timeout of {timeout} s leaves no time for the request")
         stream_id, frames = self._protocol.open(buffers, left)
-        inbox = Inbox(self._protocol.hello.credit, lambda count: self._grant(stream_id, count))
-        self._inboxes[stream_id] = inbox
         if left is not None and timeout is not None:
             self._timers[stream_id] = self._loop.call_later(left, self._expire, stream_id, timeout)
         self._writer.write(frames)
-        return stream_id, inbox
+        return stream_id
 
     def leave(self, stream_id: int) -> None:
         """Nobody reads this stream any more."""

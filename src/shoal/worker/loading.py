@@ -87,6 +87,8 @@ def tensor_runtime(
     pipeline: TensorPipeline,
     on_unhealthy: OnUnhealthy = lambda reason: None,
     observer: BatchObserver = NO_OBSERVER,
+    *,
+    instant: bool = False,
 ) -> TensorRuntime:
     info = _tensor_info(spec, pipeline, pipeline.inputs, pipeline.outputs)
     return TensorRuntime(
@@ -95,6 +97,7 @@ def tensor_runtime(
         _limits(spec),
         buckets=spec.settings.batching.buckets,
         observer=observer,
+        instant=instant,
         on_unhealthy=on_unhealthy,
     )
 
@@ -149,7 +152,7 @@ def _limits(spec: ModelSpec) -> BatchLimits:
 
 def echo_runtime(spec: ModelSpec, shard: int | None = None) -> TensorRuntime:
     """It runs no foreign code, so nothing of it can break or hang, and nothing is batched."""
-    runtime = tensor_runtime(spec, TensorPipeline(EchoEngine()))
+    runtime = tensor_runtime(spec, TensorPipeline(EchoEngine()), instant=True)
     runtime.info = msgspec.structs.replace(runtime.info, shard=shard, at_once=0)
     return runtime
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from shoal.api import http1, listener
+from shoal.api.asgi import AT_ONCE
 from shoal.api.http1 import MAX_HEADER_BYTES, MAX_HEADERS
 from shoal.api.listener import Listener
 
@@ -33,8 +34,8 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[Connection]:
-    listener = Listener(echo, asyncio.Protocol, drain_timeout=1)
+async def connected(app: Any = echo) -> AsyncIterator[Connection]:
+    listener = Listener(app, asyncio.Protocol, drain_timeout=1)
     host, _, port = (await listener.start("127.0.0.1", 0)).partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -159,3 +160,26 @@ async def test_the_end_of_an_answer_does_not_hurry_the_request_behind_it(monkeyp
         await asyncio.sleep(0.3)
         writer.write(b"b")
         assert (await asyncio.wait_for(reader.readuntil(b">"), 5)).endswith(b"<b>")
+
+
+async def at_once(scope: Any, receive: Any, send: Any) -> None:
+    """Answers as the application does, where the server lets it."""
+    sent = scope["extensions"][AT_ONCE](200, [(b"content-length", b"2")], b"<>")
+    if not sent:
+        await echo(scope, receive, send)
+
+
+async def test_an_answer_in_one_piece_keeps_the_connection_and_those_behind_it() -> None:
+    async with connected(at_once) as connection:
+        request = b"GET / HTTP/1.1\r\nhost: a\r\n"
+        answers = await ask(connection, (request + b"\r\n") * 3 + request + b"connection: close\r\n\r\n")
+        assert answers.count(b"HTTP/1.1 200 OK\r\n") == 4
+        assert answers.count(b"<>") == 4
+        assert answers.count(b"date: ") == 4
+
+
+async def test_what_has_no_body_is_left_to_the_server() -> None:
+    async with connected(at_once) as connection:
+        answers = await ask(connection, b"HEAD / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        assert answers.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"<>" not in answers

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from shoal.aio import Deadline
 from shoal.api.app import build_app
-from shoal.api.guards import GRACE, ClientWatch, Deadline
+from shoal.api.guards import GRACE, ClientWatch, within
 from shoal.api.testing import AsgiClient, Call, FakePlane
 from shoal.clock import ManualClockLoop
 from shoal.errors import Cancelled
@@ -148,3 +149,66 @@ async def test_an_inner_deadline_does_not_end_the_outer_block() -> None:
         with pytest.raises(TimeoutError), Deadline(0.01):
             await asyncio.Event().wait()
         await asyncio.sleep(0)
+
+
+async def slow(seconds: float, answer: str = "done") -> str:
+    await asyncio.sleep(0)
+    await asyncio.sleep(seconds)
+    return answer
+
+
+async def test_what_does_not_wait_needs_no_timer() -> None:
+    async def at_once() -> str:
+        return "done"
+
+    assert await within(0.0, at_once()) == "done"
+
+
+async def test_what_waits_has_its_time() -> None:
+    assert await within(60, slow(0.001)) == "done"
+    with pytest.raises(TimeoutError):
+        await within(0.01, slow(60))
+
+
+async def test_what_waits_is_told_of_the_end_of_its_time_and_may_clean_up() -> None:
+    told: list[str] = []
+
+    async def careful() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            told.append("cleaned up")
+
+    with pytest.raises(TimeoutError):
+        await within(0.01, careful())
+    assert told == ["cleaned up"]
+
+
+async def test_an_error_and_a_cancellation_of_what_waits_pass_through() -> None:
+    async def broken() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await within(60, broken())
+    task = asyncio.create_task(within(60, slow(60)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_what_waits_may_keep_its_answer_when_it_is_interrupted() -> None:
+    async def stubborn() -> str:
+        try:
+            await asyncio.Event().wait()
+        except ValueError:
+            return "kept"
+        return ""
+
+    steps = within(60, stubborn())
+    next(steps)
+    with pytest.raises(StopIteration) as ended:
+        steps.throw(ValueError())
+    assert ended.value.value == "kept"

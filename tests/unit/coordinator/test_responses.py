@@ -16,7 +16,7 @@ from shoal.config import ModelConfig, ResponseCacheConfig
 from shoal.coordinator import responses as module
 from shoal.coordinator.disk_tier import DiskTier
 from shoal.coordinator.observation import Observation, watch_source
-from shoal.coordinator.responses import Responses
+from shoal.coordinator.responses import Asked, Responses
 from shoal.errors import EngineFailed, Overloaded, ShoalError
 from shoal.messages import Answer, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec
@@ -38,6 +38,12 @@ class Dispatcher:
         self.error: ShoalError | None = None
         self.go_on = asyncio.Event()
         self.go_on.set()
+
+    async def infer(self, request: Infer, spec: ModelSpec, deadline: float, observation: Observation) -> Inferred:
+        async with aclosing(self.answer(request, spec, deadline, observation)) as answers:
+            answer = await anext(answers)
+            assert isinstance(answer, Inferred)
+            return answer
 
     async def answer(
         self, request: Generate | Infer, spec: ModelSpec, deadline: float, observation: Observation
@@ -68,7 +74,8 @@ class Rig:
 
     def stream(self, request: Generate | Infer, timeout: float = 5.0) -> AsyncGenerator[Answer, None]:
         key = self.responses.key(request, self.spec)
-        return self.responses.answer(key, request, self.spec, now() + timeout, Observation(self.metrics, "m"))
+        asked = Asked(key or b"", request, self.spec, now() + timeout, Observation(self.metrics, "m"))
+        return self.responses.answer(asked)
 
     async def ask(self, request: Generate | Infer, timeout: float = 5.0) -> list[int]:
         """The numbers of the parts."""

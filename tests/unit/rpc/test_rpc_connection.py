@@ -783,3 +783,54 @@ async def test_connections_that_are_over_are_forgotten(make_pair: MakePair) -> N
     await pair.right.wait_closed()
     gc.collect()
     assert pair.faults.ends == set()
+
+
+async def test_the_first_answer_is_taken_and_the_rest_is_not_wanted(make_pair: MakePair, settle: Settle) -> None:
+    numbers = Numbers(10_000)
+    pair = await make_pair(numbers)
+    assert await pair.left.first(ASK, timeout=60) == chunk(0)
+    await settle()
+    assert numbers.ended_by is asyncio.CancelledError
+
+
+async def test_the_first_of_no_answers_is_none(make_pair: MakePair) -> None:
+    async def none(_message: Message, _call: Call) -> None:
+        return
+
+    pair = await make_pair(none)
+    assert await pair.left.first(ASK, timeout=1) is None
+
+
+async def test_who_waits_for_the_first_answer_is_told_what_ended_it(make_pair: MakePair, settle: Settle) -> None:
+    async def refuse(_message: Message, _call: Call) -> None:
+        raise InvalidRequest("no", param="x")
+
+    pair = await make_pair(refuse)
+    with pytest.raises(InvalidRequest, match="no"):
+        await pair.left.first(ASK, timeout=1)
+    pair = await make_pair(sleep_for_ever)
+    with pytest.raises(DeadlineExceeded):
+        await pair.left.first(ASK, timeout=1)
+    waits = asyncio.create_task(pair.left.first(ASK, timeout=60))
+    await settle()
+    await pair.right.close("enough")
+    with pytest.raises(WorkerLost, match="enough"):
+        await waits
+
+
+async def test_who_stops_waiting_for_the_first_answer_cancels_the_request(make_pair: MakePair, settle: Settle) -> None:
+    ended: list[type[BaseException]] = []
+
+    async def wait(_message: Message, _call: Call) -> None:
+        try:
+            await asyncio.Event().wait()
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    pair = await make_pair(wait)
+    waits = asyncio.create_task(pair.left.first(ASK, timeout=60))
+    await settle()
+    waits.cancel()
+    await settle()
+    assert ended == [asyncio.CancelledError]

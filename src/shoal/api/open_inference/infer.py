@@ -36,8 +36,15 @@ async def infer(plane: Plane, exchange: Exchange) -> None:
     request = await _read(exchange)
     wanted = Wanted.of(request.body, model.outputs)
     inputs = await offload(request.python_bytes, read_inputs, request.body.inputs, request.binary, exchange.limits)
-    call = Infer(RequestId(exchange.request_id), model.name, inputs, version=model.version, key=_key(exchange))
-    call = _prioritised(exchange.stamp(call), request.body.parameters)
+    call = Infer(
+        RequestId(exchange.request_id),
+        model.name,
+        inputs,
+        version=model.version,
+        priority=_priority(exchange, request.body.parameters),
+        trace=exchange.trace,
+        key=_key(exchange),
+    )
     with exchange.client_watch():
         inferred = await plane.infer(call, timeout=_timeout(exchange, request.body.parameters))
     await _answer(exchange, model, request.body.id, wanted.choose(inferred.outputs))
@@ -74,7 +81,8 @@ async def _read(exchange: Exchange) -> Request:
 async def _plain_body(exchange: Exchange, lead: int) -> bytes:
     """The body, inflated where it came compressed, behind ``lead`` zero bytes."""
     limit = exchange.limits.tensor_bytes
-    encoding = (exchange.header(b"content-encoding") or b"identity").decode("latin-1").strip().lower()
+    given = exchange.header(b"content-encoding")
+    encoding = "identity" if given is None else given.decode("latin-1").strip().lower()
     if encoding == "identity":
         return await exchange.read_body(limit=limit, lead=lead)
     body = await exchange.read_body(limit=limit)
@@ -90,29 +98,32 @@ def _declared(parameters: object) -> int:
 
 
 def _key(exchange: Exchange) -> str:
-    key = (exchange.header(b"x-shard-key") or b"").decode("latin-1")
+    given = exchange.header(b"x-shard-key")
+    if given is None:
+        return ""
+    key = given.decode("latin-1")
     if len(key) > MAX_KEY:
         raise InvalidRequest(f"x-shard-key may have {MAX_KEY} characters", param="x-shard-key")
     return key
 
 
-def _prioritised(request: Infer, parameters: RequestParameters | None) -> Infer:
+def _priority(exchange: Exchange, parameters: RequestParameters | None) -> int:
     """Triton counts from 1, the most urgent, upwards, and 0 says nothing."""
+    priority = exchange.priority
     if parameters is None:
-        return request
+        return priority
     if parameters.sequence_id:
         raise InvalidRequest("sequence_id is not supported: every request stands alone", param="parameters.sequence_id")
-    if not parameters.priority:
-        return request
-    return msgspec.structs.replace(request, priority=MAX_PRIORITY + 1 - parameters.priority)
+    return MAX_PRIORITY + 1 - parameters.priority if parameters.priority else priority
 
 
 def _timeout(exchange: Exchange, parameters: RequestParameters | None) -> float | None:
     """Seconds: what the header gives and what the parameter gives, whichever is less."""
-    given = [exchange.timeout]
-    if parameters is not None and parameters.timeout:
-        given.append(min(parameters.timeout / 1e6, exchange.limits.deadline))
-    return min((seconds for seconds in given if seconds is not None), default=None)
+    timeout = exchange.timeout
+    if parameters is None or not parameters.timeout:
+        return timeout
+    seconds = min(parameters.timeout / 1e6, exchange.limits.deadline)
+    return seconds if timeout is None else min(seconds, timeout)
 
 
 # -- the answer
@@ -128,8 +139,8 @@ async def _answer(
     headers: list[Header] = [(HEADER_LENGTH, str(len(header)).encode())] if pieces else []
     media = MEDIA if pieces else JSON
     size = len(header) + sum(piece.nbytes for piece in pieces)
-    encoding = accepted((exchange.header(b"accept-encoding") or b"").decode("latin-1"))
-    if encoding is None or size < LEAST:
+    encoding = None if size < LEAST else accepted((exchange.header(b"accept-encoding") or b"").decode("latin-1"))
+    if encoding is None:
         await exchange.answer(200, header, rest=pieces, content_type=media, headers=headers)
         return
     body = await offload(size, compress, [header, *pieces], encoding)

@@ -1,0 +1,122 @@
+"""One worker is asked. What its answers say of its health and speed is noted on every way out."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from shoal.clock import now
+from shoal.cluster import Place
+from shoal.coordinator.fleet import Fleet
+from shoal.coordinator.observation import is_last
+from shoal.errors import DeadlineExceeded, EngineFailed, ProtocolError, ShoalError, WorkerLost
+from shoal.load_balancer import Health, Outcome
+from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
+from shoal.router import RoutingDecision
+from shoal.rpc import Connection
+from shoal.telemetry.genai import caused
+from shoal.telemetry.tracing import Span, SpanKind, span
+from shoal.types import ModelPart
+
+
+class Asking:
+    """Around a request to a worker: it has one of its places for so long. A class, for it is on every request's way,
+    and a generator that does the same takes three times as long.
+
+    An answer that breaks the protocol is :class:`EngineFailed`: another worker may have a better one.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_attempt",
+        "_began",
+        "_decision",
+        "_fleet",
+        "_health",
+        "_outcome",
+        "_part",
+        "_place",
+        "_span",
+        "connection",
+        "request",
+        "timeout",
+    )
+
+    connection: Connection
+    _place: Place
+
+    def __init__(
+        self,
+        request: Generate | Infer,
+        decision: RoutingDecision,
+        part: ModelPart,
+        deadline: float,
+        *,
+        fleet: Fleet,
+        health: Health,
+    ) -> None:
+        self._began = now()
+        self.request = request
+        self.timeout = deadline - self._began  # seconds
+        self._decision = decision
+        self._part = part
+        self._fleet = fleet
+        self._health = health
+        self._answered = False
+        self._outcome = Outcome.ABANDONED
+
+    def __enter__(self) -> Asking:
+        """Raises :class:`WorkerLost` when the worker has gone."""
+        self.connection, member = self._fleet.way_to(self._decision.worker_id)
+        self._place = member.occupied()
+        self._place.__enter__()
+        self._attempt = self._health.begin(self._decision.worker_id, self._began)
+        self._span = _span(self.request, self._decision)
+        self.request = caused(self.request, self._span)
+        return self
+
+    def take_in(self, answer: Answer | None) -> Answer:
+        """Raises :class:`EngineFailed` for what is no answer to this request, :class:`WorkerLost` for none at all."""
+        worker_id = self._decision.worker_id
+        if answer is None:
+            raise WorkerLost(f"worker {worker_id} ended the answer before its end")
+        if not isinstance(answer, Chunk if isinstance(self.request, Generate) else Inferred):
+            raise EngineFailed(
+                f"worker {worker_id} answered {type(self.request).__name__} with {type(answer).__name__}"
+            )
+        if not self._answered:
+            self._answered = True
+            if replica := self._fleet.replica(self._part, worker_id):
+                # The time to the first part of an answer: the rest is as long as the answer is.
+                at = now()
+                replica.answered(at - self._began, at)
+        if is_last(answer):
+            self._outcome = Outcome.SUCCESS
+        return answer
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._span.__exit__(kind, error, traceback)
+        self._place.__exit__()
+        if isinstance(error, ShoalError):
+            self._outcome = _outcome(error)
+        at = now()
+        self._health.end(self._attempt, self._outcome, at)
+        if not self._answered and (replica := self._fleet.replica(self._part, self._decision.worker_id)):
+            replica.latency.waited(at - self._began, at)
+        if isinstance(error, ProtocolError):
+            worker_id = self._decision.worker_id
+            raise EngineFailed(f"worker {worker_id} answers what cannot be understood: {error.message}") from error
+
+
+def _outcome(error: ShoalError) -> Outcome:
+    """What an error says of the worker. That a deadline has passed says nothing: clients set them as short as they
+    like, and a few impatient ones would take a healthy worker from all the others."""
+    if isinstance(error, DeadlineExceeded):
+        return Outcome.ABANDONED
+    return Outcome.FAILURE if error.fault == "server" or isinstance(error, ProtocolError) else Outcome.SUCCESS
+
+
+def _span(request: Generate | Infer, decision: RoutingDecision) -> Span:
+    attributes = {"shoal.worker": decision.worker_id, "shoal.policy": decision.policy, "shoal.reason": decision.reason}
+    return span(f"ask {decision.worker_id}", request.trace, kind=SpanKind.CLIENT, attributes=attributes)

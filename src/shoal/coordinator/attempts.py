@@ -1,0 +1,83 @@
+"""The attempts at one request to one model, or to a shard of it: what they have come to, whether another follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from shoal.coordinator.continuation import Continuation
+from shoal.coordinator.journey import Journey
+from shoal.errors import Overloaded, ShoalError, WorkerLost
+from shoal.load_balancer import RetryBudget
+from shoal.messages import Answer, Generate, Infer
+from shoal.model_registry import ModelSpec
+from shoal.router import RoutingDecision
+from shoal.types import ModelPart
+
+PATIENCE: Final = 30.0  # seconds that a request which lost its worker waits for another: as long as a restart takes
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Why and when a request was last without a worker, and whether it waits for another."""
+
+    error: ShoalError
+    at: float
+    patient: bool
+
+
+class Attempts:
+    """``suspects``: silent workers are asked too, where no other can."""
+
+    def __init__(
+        self, request: Generate | Infer, spec: ModelSpec, journey: Journey, budget: RetryBudget, *, suspects: bool
+    ) -> None:
+        self.request = request
+        self.spec = spec
+        self.journey = journey
+        self.suspects = suspects
+        self.part = ModelPart(spec.id, request.shard if isinstance(request, Infer) else None)
+        self.loss: Loss | None = None
+        self.failure: tuple[RoutingDecision, ShoalError] | None = None  # of the one before the next
+        self._budget = budget
+        self._answer_so_far = Continuation(request)
+
+    @property
+    def begun(self) -> bool:
+        """Has anything of the answer gone out?"""
+        return self._answer_so_far.begun
+
+    def asking(self) -> Generate | Infer:
+        """The request for the next worker."""
+        return self._answer_so_far.asking()
+
+    def passed_on(self, answer: Answer) -> Loss | None:
+        """This part goes out. Returns what the answer had been interrupted by, if it goes on with it."""
+        loss, self.loss = self.loss, None
+        resumed = loss if self.begun else None
+        self._answer_so_far.passed_on(answer)
+        return resumed
+
+    def failed(self, decision: RoutingDecision, error: ShoalError, now: float) -> None:
+        """This worker did not answer. Raises its error unless another may be asked."""
+        self.journey.tried[self.part].add(decision.worker_id)
+        self._answer_so_far.failed(error)
+        if not error.retryable or not self._answer_so_far.can_go_on or now >= self.journey.deadline:
+            raise error
+        if not self.begun and not self._budget.withdraw():
+            raise error
+        patient = self.begun or (isinstance(error, WorkerLost) and not self.spec.settings.fallback)
+        self.loss = self.loss or Loss(error, now, patient)
+        self.failure = decision, error
+
+    def none_to_ask(self, error: ShoalError, now: float) -> None:
+        """There is no worker for it now. Raises unless it waits for one: a request that lost its worker does, until
+        one is free or comes back, and so does one that finds all of them full. By then those that were tried may have
+        been started again."""
+        if self.loss is None:
+            waits = isinstance(error, Overloaded) and not self.spec.settings.fallback  # its turn came too soon
+            if not waits or now >= self.journey.deadline:
+                raise error
+        elif not self.loss.patient or now >= min(self.journey.deadline, self.loss.at + PATIENCE):
+            raise self.loss.error from error
+        self.journey.tried[self.part].clear()
