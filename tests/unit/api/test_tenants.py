@@ -35,6 +35,26 @@ async def test_a_trusted_proxy_names_the_tenant(behind_proxies: AsgiClient, plan
     assert plane.inferred[-1].tenant == "acme:eu/1"
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", EMBED),
+        ("/v1/chat/completions", CHAT),
+        ("/v1/completions", {"model": "smollm2", "prompt": "hi", "max_tokens": 2}),
+        (
+            "/v2/models/minilm/infer",
+            {"inputs": [{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["hi"]}]},
+        ),
+    ],
+)
+async def test_no_surface_loses_the_tenant(
+    behind_proxies: AsgiClient, plane: FakePlane, path: str, body: dict[str, object]
+) -> None:
+    answer = await behind_proxies.request("POST", path, json=body, headers={"x-tenant": "acme"})
+    assert answer.status == 200
+    assert [request.tenant for request in [*plane.inferred, *plane.generated]] == ["acme"]
+
+
 @pytest.mark.parametrize("address", ["10.2.0.1", "::1", "", "proxy"])
 async def test_from_anybody_else_the_header_is_refused(
     behind_proxies: AsgiClient, plane: FakePlane, address: str

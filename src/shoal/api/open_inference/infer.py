@@ -41,6 +41,7 @@ async def infer(plane: Plane, exchange: Exchange) -> None:
         model.name,
         inputs,
         version=model.version,
+        tenant=exchange.tenant,
         priority=_priority(exchange, request.body.parameters),
         trace=exchange.trace,
         key=_key(exchange),
