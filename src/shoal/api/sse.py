@@ -13,12 +13,12 @@ KEEP_ALIVE = b": \n\n"  # a comment: readers skip it, and proxies see that the c
 RECONNECT = b"retry: 1000\n\n"  # milliseconds until a reader that was cut off comes back
 
 
-def write(stream: str, events: Sequence[Event]) -> bytes:
+def write(stream: str, events: Sequence[Event[bytes]]) -> bytes:
     """``stream``: the id of the answer that they belong to, without spaces. Their data have no line breaks."""
     return b"".join(_lines(stream, event) for event in events)
 
 
-def _lines(stream: str, event: Event) -> bytes:
+def _lines(stream: str, event: Event[bytes]) -> bytes:
     name = f"event: {event.name}\n" if event.name else ""
     return f"id: {stream}:{event.number}\n{name}data: ".encode() + event.data + b"\n\n"
 
