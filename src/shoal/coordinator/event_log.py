@@ -53,6 +53,12 @@ class EventLog(Generic[D]):
             dropped += 1
         del self._events[:dropped]
 
+    def release(self, number: int) -> None:
+        """Drop the events up to this one, which all have read."""
+        first = self.last - len(self._events) + 1
+        read = self._events[: max(0, number + 1 - first)]
+        self.trim(sum(self._size_of(event.data) + _OVERHEAD for event in read))
+
     def after(self, number: int, most: int = PAGE) -> Sequence[Event[D]]:
         """What follows event ``number``, at most that many. Raises :class:`EventsGone` where some of it was dropped."""
         first = self.last - len(self._events) + 1

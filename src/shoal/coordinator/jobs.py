@@ -59,7 +59,8 @@ class Jobs:
     def submit(self, order: Order, work: Work) -> Job:
         """A new job, or the one that this key of idempotency has already.
 
-        Raises :class:`Overloaded`, :class:`Draining`, and :class:`~shoal.errors.Conflict` for a key with another request.
+        Raises :class:`Overloaded`, :class:`Draining`, and :class:`~shoal.errors.Conflict` for a key that another
+        request has.
         """
         if order.key and (known := self._store.with_key(order.key, order.digest, now())):
             return known

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from shoal.api import admin, build_app
 from shoal.api.listener import Listener
-from shoal.config import CacheConfig, Config, CoordinatorConfig, variable
+from shoal.config import CacheConfig, Config, CoordinatorConfig, KeepConfig, variable
 from shoal.coordinator.admission import Admission
 from shoal.coordinator.control import Control
 from shoal.coordinator.dataplane import DataPlane
@@ -21,6 +21,7 @@ from shoal.coordinator.dispatch import Dispatcher
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.in_flight import InFlight
 from shoal.coordinator.jobs import Jobs
+from shoal.coordinator.keeper import Keeper
 from shoal.coordinator.native import NativeSurface
 from shoal.coordinator.overview import Overview
 from shoal.coordinator.responses import Responses
@@ -31,13 +32,14 @@ from shoal.load_balancer import Health
 from shoal.model_registry import Registry, restored
 from shoal.node.models import configured_aliases, configured_models
 from shoal.rpc import Hello, Network, Server, TcpNetwork
-from shoal.telemetry import CoordinatorMetrics, ResponseCacheMetrics
+from shoal.telemetry import CoordinatorMetrics, KeptMetrics, ResponseCacheMetrics
 from shoal.telemetry.relay import FleetMetrics
 from shoal.types import CoordinatorId
 
 logger = logging.getLogger(__name__)
 
 NO_DISK = CacheConfig()
+KEEP = KeepConfig()
 
 
 class Coordinator:
@@ -52,6 +54,7 @@ class Coordinator:
         store: Store | None = None,
         chance: random.Random | None = None,
         cache: CacheConfig = NO_DISK,
+        keep: KeepConfig = KEEP,
     ) -> None:
         self._settings = settings
         self._network = network
@@ -102,7 +105,8 @@ class Coordinator:
         self._hello = Hello(role="coordinator", node_id=name)
         # A client's many requests come on one connection; half of the places are left to the others.
         share = max(1, settings.max_in_flight // 2)
-        self._handle = NativeSurface(self.plane, self.fleet, share=share).handle
+        self.keeper = Keeper(keep, KeptMetrics(collected))
+        self._handle = NativeSurface(self.plane, self.fleet, self.keeper, share=share).handle
         self.server = Server(hello=self._hello, handler=self._handle)
 
     def start(self) -> None:
@@ -119,6 +123,7 @@ class Coordinator:
         await self.responses.close()
         await self.fleet.close()
         await self.server.close("the coordinator stops")
+        await self.keeper.close()
 
 
 def open_registry(config: Config) -> tuple[Store, Registry]:
@@ -140,7 +145,9 @@ class CoordinatorNode:
     def __init__(self, config: Config) -> None:
         self._settings = config.coordinator
         store, registry = open_registry(config)
-        self._coordinator = Coordinator(config.coordinator, registry, TcpNetwork(), store=store, cache=config.cache)
+        self._coordinator = Coordinator(
+            config.coordinator, registry, TcpNetwork(), store=store, cache=config.cache, keep=config.keep
+        )
         surface = admin.routes(
             self._coordinator.control,
             self._coordinator.overview,
@@ -154,7 +161,11 @@ class CoordinatorNode:
             max_running=max(1, config.coordinator.max_in_flight // 2),
         )
         app = build_app(
-            self._coordinator.plane, metrics=self._coordinator.metrics.render, jobs=self._jobs, admin=surface
+            self._coordinator.plane,
+            metrics=self._coordinator.metrics.render,
+            jobs=self._jobs,
+            keeper=self._coordinator.keeper,
+            admin=surface,
         )
         self._started = False
         self._listener = Listener(app, self._coordinator.server.accept, drain_timeout=self._settings.drain_timeout)
