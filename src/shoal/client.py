@@ -181,11 +181,22 @@ class AsyncClient:
                 kind = type(value).__name__
                 raise InvalidRequest(f"{name}: expected a numpy array, got {kind}", param=name)
         request = Infer(_request_id(), ModelName(model), inputs)
-        connection = await self._call(patience=PATIENCE) if self._open.is_closed else self._open
-        async with connection.stream(request, timeout=self._timeout) as answers:
-            async for answer in answers:
-                assert isinstance(answer, Inferred)
-                yield answer
+        deadline = now() + self._timeout
+        begun = False
+        while True:
+            connection = self._open
+            if connection.is_closed:
+                connection = await self._call(patience=min(PATIENCE, deadline - now()))
+            try:
+                async with connection.stream(request, timeout=deadline - now()) as answers:
+                    async for answer in answers:
+                        assert isinstance(answer, Inferred)
+                        begun = True
+                        yield answer
+                return
+            except WorkerLost:
+                if begun or not connection.is_closed:
+                    raise  # the rest of an answer cannot be asked for, all of it can
 
     async def embed(self, texts: Sequence[str], *, model: str = "minilm") -> Array:
         """Embed texts; returns float32 of shape (texts, width), each row of length one."""

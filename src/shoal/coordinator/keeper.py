@@ -64,12 +64,13 @@ class Keeper:
 
     async def read(self, answer: KeptAnswer[D], after: int) -> AsyncGenerator[Sequence[Event[D]], None]:
         """The parts behind that number, as they come; the answer goes on for the grace period without any reader."""
-        with self._reader(answer):
+        with self._reader(answer, after) as reader:
             async with aclosing(answer.parts.follow(after, idle=None)) as pages:
                 async for page in pages:
                     yield page
+                    answer.readers[reader] = page[-1].number
                     if not answer.can_be_asked_for:
-                        answer.parts.log.release(page[-1].number)
+                        answer.parts.log.release(min(answer.readers.values()))
 
     def give_up(self, answer: KeptAnswer[D]) -> None:
         """Nobody will come for it: end the computing."""
@@ -115,13 +116,14 @@ class Keeper:
     # -- read
 
     @contextmanager
-    def _reader(self, answer: KeptAnswer[D]) -> Iterator[None]:
-        answer.readers += 1
+    def _reader(self, answer: KeptAnswer[D], after: int) -> Iterator[object]:
+        reader = object()
+        answer.readers[reader] = after
         self._stop_grace(answer)
         try:
-            yield
+            yield reader
         finally:
-            answer.readers -= 1
+            del answer.readers[reader]
             if not answer.readers and not answer.ended:
                 self._unread(answer)
 

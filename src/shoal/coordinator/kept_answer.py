@@ -36,7 +36,7 @@ class KeptAnswer(Generic[D]):
         self.digest = digest
         self.parts = LiveLog(size_of)
         self.error: ShoalError | None = None  # what ended it in place of its last part
-        self.readers = 0
+        self.readers: dict[object, int] = {}  # the number of the part that each has read last
         self.expires: float | None = None  # on the loop's clock
         self.task: asyncio.Task[bool] | None = None  # what makes it; true: it came to its own end
         self.grace: asyncio.TimerHandle | None = None  # runs while it has no reader
@@ -55,4 +55,4 @@ class KeptAnswer(Generic[D]):
         return self.named or bool(self.key)
 
     def __repr__(self) -> str:
-        return f"<KeptAnswer of {self.parts.log.last} parts, {self.readers} readers>"
+        return f"<KeptAnswer of {self.parts.log.last} parts, {len(self.readers)} readers>"
