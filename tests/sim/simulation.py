@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from shoal.clock import ManualClockLoop
-from shoal.config import CoordinatorConfig, WorkerConfig
+from shoal.config import CoordinatorConfig, KeepConfig, WorkerConfig
 from shoal.discovery import Store
 from shoal.errors import EngineFailed, InvalidRequest
 from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo
@@ -41,6 +41,7 @@ MODEL = ModelName("numbers")
 TABLE = ModelName("table")
 STEP = 0.02  # seconds a token takes
 COORDINATOR = "coordinator:9000"
+KEEP = KeepConfig()
 
 
 class NumbersRuntime:
@@ -125,11 +126,13 @@ class ShardRuntime(NumbersRuntime):
 class Fleet:
     """What a simulation holds: a coordinator, its workers by host, and the network between them."""
 
-    def __init__(self, specs: Iterable[ModelSpec] = (), *, store: Store | None = None, **settings: Any) -> None:
+    def __init__(
+        self, specs: Iterable[ModelSpec] = (), *, store: Store | None = None, keep: KeepConfig = KEEP, **settings: Any
+    ) -> None:
         self.network = MemoryNetwork("coordinator")
         self.registry = restored(Registry(specs), store.load()) if store else Registry(specs)
         self.coordinator = Coordinator(
-            CoordinatorConfig(**settings), self.registry, self.network, store=store, chance=random.Random(0)
+            CoordinatorConfig(**settings), self.registry, self.network, store=store, chance=random.Random(0), keep=keep
         )
         self.workers: dict[str, Worker] = {}
         self.runtimes: dict[str, NumbersRuntime] = {}
