@@ -7,18 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-from sim.simulation import COORDINATOR, MODEL, STEP, TABLE, Fleet, ShardRuntime, counting, fleet, simulate
+from sim.simulation import (
+    COORDINATOR,
+    MODEL,
+    STEP,
+    TABLE,
+    Fleet,
+    NumbersRuntime,
+    ShardRuntime,
+    counting,
+    fleet,
+    simulate,
+)
 
 from shoal.client import AsyncClient
 from shoal.clock import now
 from shoal.config import CoordinatorConfig, KeepConfig, ModelConfig, ShardConfig
 from shoal.errors import ModelUnavailable, WorkerLost
+from shoal.messages import Chunk, Generate
 from shoal.model_registry import ModelSpec, Registry
 from shoal.node import Coordinator
 from shoal.types import ModelKind
@@ -31,13 +44,15 @@ def client(f: Fleet, address: str = COORDINATOR, timeout: float = 60.0) -> Async
 
 
 @asynccontextmanager
-async def two_coordinators(**settings: Any) -> AsyncIterator[tuple[Fleet, Coordinator]]:
+async def two_coordinators(
+    runtime: NumbersRuntime | None = None, **settings: Any
+) -> AsyncIterator[tuple[Fleet, Coordinator]]:
     """With one worker that both have."""
     async with fleet(0, **settings) as f:
         second = Coordinator(CoordinatorConfig(), Registry(), f.network.at("second"))
         listener = await f.network.listen(SECOND, second.server.accept)
         second.start()
-        await f.add_worker("w1", coordinators=(COORDINATOR, SECOND))
+        await f.add_worker("w1", coordinators=(COORDINATOR, SECOND), runtime=runtime)
         await f.until_ready(1)
         yield f, second
         listener.close()
@@ -184,11 +199,26 @@ def test_a_stream_goes_on_with_another_coordinator() -> None:
     simulate(scenario())
 
 
+class HastyRuntime(NumbersRuntime):
+    """Goes on in longer chunks than it begins with."""
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+        most, held = 3 if request.output else 1, list[Chunk]()
+        async with aclosing(super().generate(request)) as chunks:
+            async for chunk in chunks:
+                held.append(chunk)
+                if len(held) == most or chunk.finish_reason is not None:
+                    tokens = tuple(token for part in held for token in part.tokens)
+                    text = "".join(part.text for part in held)
+                    yield msgspec.structs.replace(chunk, text=text, tokens=tokens)
+                    held.clear()
+
+
 def test_a_stream_wanders_between_coordinators_and_back() -> None:
     """The first goes on meanwhile, but what it then has is not what the client asks for."""
 
     async def scenario() -> None:
-        async with two_coordinators() as (f, _), client(f, f"{COORDINATOR}, {SECOND}") as c:
+        async with two_coordinators(HastyRuntime()) as (f, _), client(f, f"{COORDINATOR}, {SECOND}") as c:
             reading = asyncio.create_task(read(c, 200))
             for leaves in ("coordinator", "second", "coordinator", "second"):
                 await asyncio.sleep(0.7)
