@@ -49,6 +49,7 @@ class AnswerStore(Generic[K]):
         self._sizes: dict[str, int] = {}  # as counted last
         self._keys: dict[str, K] = {}
         self._finished: dict[str, K] = {}  # in the order in which they finished and will expire
+        self._finished_bytes = 0
 
     def __len__(self) -> int:
         return len(self._items)
@@ -58,7 +59,7 @@ class AnswerStore(Generic[K]):
         self.expire(now)
         if len(self._items) >= self._most and not self._drop_oldest():
             raise Overloaded(f"at most {self._most} {self._things} at a time", retry_after=RETRY_AFTER)
-        if self.bytes_used + item.size - self._finished_bytes() > self._max_bytes:
+        if self.bytes_used + item.size - self._finished_bytes > self._max_bytes:
             raise Overloaded(f"{self._things} may have {self._max_bytes} bytes together", retry_after=RETRY_AFTER)
         self._items[item.id] = item
         self._sizes[item.id] = 0
@@ -83,8 +84,11 @@ class AnswerStore(Generic[K]):
         too large."""
         if item.id not in self._sizes:
             return 0
-        self.bytes_used += item.size - self._sizes[item.id]
-        self._sizes[item.id] = item.size
+        size = item.size
+        self.bytes_used += size - self._sizes[item.id]
+        if item.id in self._finished:
+            self._finished_bytes += size - self._sizes[item.id]
+        self._sizes[item.id] = size
         while self.bytes_used > self._max_bytes and self._drop_oldest(spared=item):
             pass
         return self.bytes_used - self._max_bytes
@@ -92,8 +96,9 @@ class AnswerStore(Generic[K]):
     def finished(self, item: K, now: float) -> None:
         """It has ended; from now on its time runs."""
         item.expires = now + self._ttl
-        if item.id in self._items:
+        if item.id in self._items and item.id not in self._finished:
             self._finished[item.id] = item
+            self._finished_bytes += self._sizes[item.id]
 
     def free_key(self, item: K) -> None:
         """Whoever asks with its key from now on asks anew."""
@@ -103,8 +108,10 @@ class AnswerStore(Generic[K]):
     def forget(self, item: K) -> None:
         if self._items.pop(item.id, None) is None:
             return
-        self.bytes_used -= self._sizes.pop(item.id)
-        self._finished.pop(item.id, None)
+        size = self._sizes.pop(item.id)
+        self.bytes_used -= size
+        if self._finished.pop(item.id, None) is not None:
+            self._finished_bytes -= size
         self.free_key(item)
 
     def expire(self, now: float) -> None:
@@ -117,9 +124,6 @@ class AnswerStore(Generic[K]):
     def next_expiry(self) -> float | None:
         oldest = next(iter(self._finished.values()), None)
         return None if oldest is None else oldest.expires
-
-    def _finished_bytes(self) -> int:
-        return sum(self._sizes[item_id] for item_id in self._finished)
 
     def _drop_oldest(self, spared: K | None = None) -> bool:
         oldest = next((item for item in self._finished.values() if item is not spared), None)

@@ -16,7 +16,7 @@ class LiveLog(Generic[D]):
 
     def __init__(self, size_of: Callable[[D], int]) -> None:
         self.log = EventLog(size_of)
-        self._news = asyncio.Event()
+        self._news: asyncio.Event | None = None  # while somebody waits
 
     def append(self, data: D, name: str = "") -> None:
         self.log.append(data, name)
@@ -33,24 +33,26 @@ class LiveLog(Generic[D]):
         Raises :class:`EventsGone` for a reader so late that they were dropped.
         """
         while True:
-            news = self._news  # before looking: what comes from here on sets it
             events = self.log.after(number)
             if events:
                 number = events[-1].number
                 yield events
             elif self.log.closed:
                 return
-            elif not await _set_within(news, idle):
+            elif not await self._hears(idle):
                 yield ()
 
+    async def _hears(self, seconds: float | None) -> bool:
+        self._news = self._news or asyncio.Event()
+        if seconds is None:
+            return await self._news.wait()
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._news.wait()
+        except TimeoutError:
+            return False
+
     def _tell(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
-
-
-async def _set_within(news: asyncio.Event, seconds: float | None) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            return await news.wait()
-    except TimeoutError:
-        return False
+        if self._news is not None:
+            self._news.set()
+            self._news = None
