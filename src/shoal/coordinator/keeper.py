@@ -38,6 +38,8 @@ class Keeper:
         self._others = Store("streams that can be resumed", most=most, max_bytes=max_bytes, ttl=config.grace)
         self._tasks = Tasks()
         self._expiry: asyncio.TimerHandle | None = None
+        self._unread = set[KeptAnswer[Any]]()  # those whose grace runs
+        self._leaving = False
         metrics.size = self._size
 
     def find(self, answer_id: str, scope: str) -> KeptAnswer[Any] | None:
@@ -79,6 +81,12 @@ class Keeper:
         if answer.task is not None and not answer.task.done():
             self.metrics.abandoned()
             answer.task.cancel()
+
+    def leave(self) -> None:
+        """The coordinator is about to stop, and waits for readers, but for nobody to come back."""
+        self._leaving = True
+        for answer in list(self._unread):
+            self.give_up(answer)
 
     async def close(self) -> None:
         """Cancel what runs; its readers are told."""
@@ -125,15 +133,17 @@ class Keeper:
         finally:
             del answer.readers[reader]
             if not answer.readers and not answer.ended:
-                self._unread(answer)
+                self._begin_grace(answer)
 
-    def _unread(self, answer: KeptAnswer[D]) -> None:
-        if answer.can_be_asked_for:
+    def _begin_grace(self, answer: KeptAnswer[D]) -> None:
+        if answer.can_be_asked_for and not self._leaving:
             answer.grace = asyncio.get_running_loop().call_later(self._grace, self.give_up, answer)
+            self._unread.add(answer)
         else:
             self.give_up(answer)
 
     def _stop_grace(self, answer: KeptAnswer[D]) -> None:
+        self._unread.discard(answer)
         if answer.grace is not None:
             answer.grace.cancel()
             answer.grace = None

@@ -118,6 +118,7 @@ class Coordinator:
 
     async def stop(self) -> None:
         """Take nothing new, let what runs end, then close every connection."""
+        self.keeper.leave()
         await self.admission.drain(self._settings.drain_timeout)
         await self.control.close()
         await self.responses.close()

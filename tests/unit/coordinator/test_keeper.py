@@ -217,6 +217,22 @@ def test_one_that_is_too_large_has_no_grace() -> None:
     run(test)
 
 
+def test_a_keeper_that_leaves_waits_for_readers_and_not_for_those_who_may_come_back() -> None:
+    async def test() -> None:
+        kept = Kept(grace=10)
+        unread, read, left = kept.begin(name="n"), kept.begin(name="m"), kept.begin(name="l")
+        reading = asyncio.create_task(kept.read(read))
+        leaving = asyncio.create_task(kept.read(left, most=3))
+        await kept.read(unread, most=2)
+        kept.keeper.leave()
+        assert await leaving == b"012"
+        assert await reading == b"01234"
+        assert (unread.parts.log.last, left.parts.log.last) == (2, 3)
+        await kept.keeper.close()
+
+    run(test)
+
+
 def test_closing_ends_what_runs_and_tells_the_readers_even_before_its_first_step() -> None:
     async def test() -> None:
         kept = Kept()
