@@ -30,11 +30,12 @@ from sim.simulation import (
 from shoal.client import AsyncClient
 from shoal.clock import now
 from shoal.config import CoordinatorConfig, KeepConfig, ModelConfig, ShardConfig
-from shoal.errors import ModelUnavailable, WorkerLost
+from shoal.errors import Cancelled, Conflict, ModelUnavailable, WorkerLost
 from shoal.messages import Chunk, Generate
 from shoal.model_registry import ModelSpec, Registry
 from shoal.node import Coordinator
-from shoal.types import ModelKind
+from shoal.rpc import Hello, connect
+from shoal.types import ModelKind, RequestId, Sampling, TextPrompt
 
 SECOND = "second:9000"
 
@@ -182,6 +183,29 @@ def test_a_stream_that_is_no_longer_kept_goes_on_behind_its_tokens() -> None:
                     pass
             assert await reading == counting(100)
             assert kept(f, "_dropped_total") >= 1
+
+    simulate(scenario())
+
+
+def test_a_name_with_a_place_that_does_not_fit_begins_anew_and_ends_what_had_it() -> None:
+    async def scenario() -> None:
+        async with fleet(1) as f:
+            connection = await connect(f.network.at("client"), COORDINATOR, hello=Hello("client", "test"))
+            request = Generate(RequestId("r"), MODEL, TextPrompt("count"), Sampling(max_tokens=50), resume="name")
+            async with connection.stream(request, timeout=60) as first:
+                await first.next()
+                with pytest.raises(Conflict):
+                    await connection.call(msgspec.structs.replace(request, tenant="another"), timeout=60)
+                strange = msgspec.structs.replace(request, seen=10**9, output=tuple(range(30)))
+                async with connection.stream(strange, timeout=60) as second:
+                    texts = [chunk.text async for chunk in second if isinstance(chunk, Chunk)]
+                assert "".join(texts) == counting(50).partition("29 ")[2]
+                with pytest.raises(Cancelled):
+                    [chunk async for chunk in first]
+            await connection.close()
+            await asyncio.sleep(31)
+            f.assert_nothing_is_left()
+            assert (kept(f), kept(f, "_bytes")) == (0, 0)
 
     simulate(scenario())
 

@@ -55,8 +55,11 @@ class AnswerStore(Generic[K]):
         return len(self._items)
 
     def add(self, item: K, now: float) -> None:
-        """Raises :class:`Overloaded` when there is no room beside the unfinished ones."""
+        """Raises :class:`Overloaded` when there is no room beside the unfinished ones, and :class:`Conflict` for an id
+        that is taken."""
         self.expire(now)
+        if item.id in self._items:
+            raise Conflict(f"this name is another's: {self._things} have one each")
         if len(self._items) >= self._most and not self._drop_oldest():
             raise Overloaded(f"at most {self._most} {self._things} at a time", retry_after=RETRY_AFTER)
         if self.bytes_used + item.size - self._finished_bytes > self._max_bytes:

@@ -18,7 +18,7 @@ from shoal.config import KeepConfig
 from shoal.coordinator.answer_store import AnswerStore
 from shoal.coordinator.event_log import Event
 from shoal.coordinator.kept_answer import KeptAnswer
-from shoal.errors import Draining, ShoalError
+from shoal.errors import Cancelled, Draining, ShoalError
 from shoal.telemetry import KeptMetrics
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ class Keeper:
 
     def begin(self, answer: KeptAnswer[D], make: Callable[[], Coroutine[Any, Any, bool]], *, name: str) -> None:
         """``make`` adds the parts, and returns whether they are an answer to give out again. From now on somebody
-        reads it, or it is given up. Raises :class:`~shoal.errors.Overloaded` when there is no room for one more."""
+        reads it, or it is given up. Raises :class:`~shoal.errors.Overloaded` when there is no room for one more, and
+        :class:`~shoal.errors.Conflict` for a name that is taken."""
         self._store(answer).add(answer, now())
         answer.task = self._tasks.start(self._make(answer, make), name=name)
         answer.task.add_done_callback(lambda task: self._ended(answer, task))
@@ -80,6 +81,7 @@ class Keeper:
         self._forget(answer)
         if answer.task is not None and not answer.task.done():
             self.metrics.abandoned()
+            answer.error = Cancelled("the answer was given up")
             answer.task.cancel()
 
     def leave(self) -> None:
@@ -111,7 +113,7 @@ class Keeper:
         self._stop_grace(answer)
         is_whole = not task.cancelled() and task.result()
         if task.cancelled():
-            answer.error = Draining("the coordinator stops")
+            answer.error = answer.error or Draining("the coordinator stops")
         answer.parts.close()
         if not is_whole:  # who asks with the same key again shall have another attempt
             self._store(answer).free_key(answer)

@@ -50,13 +50,16 @@ class ResumableStreams:
 
     def _found(self, request: Generate) -> KeptStream | None:
         found = self._keeper.find(request.resume, _scope(request))
-        if not isinstance(found, KeptStream) or not 0 <= request.seen - found.skipped <= found.parts.log.last:
+        if not isinstance(found, KeptStream):
+            return None
+        if not 0 <= request.seen - found.skipped <= found.parts.log.last:
+            self._keeper.give_up(found)  # this is not what its client has seen of it
             return None
         self._keeper.metrics.taken_up("client")
         return found
 
     def _begun(self, request: Generate, timeout: float | None) -> KeptStream | None:
-        """None: there is no room to keep one more."""
+        """None: there is no room to keep one more. Raises :class:`~shoal.errors.Conflict` for another's name."""
         kept = KeptStream(request)
         try:
             self._keeper.begin(kept, partial(self._make, kept, request, timeout), name=f"kept {request.request_id}")
