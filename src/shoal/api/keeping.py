@@ -61,7 +61,8 @@ class Keeping:
             return
         body = await exchange.read_body(limit=exchange.limits.tensor_bytes)
         if seen:
-            await self._pass_on(exchange, self._resumed(exchange, seen), after=sse.split(seen)[1])
+            name, number = sse.split(seen)
+            await self._pass_on(exchange, self._resumed(exchange, name, number), after=number)
             return
         key, told = key_of(exchange), digest(exchange.path, body)
         if key and (known := self._keeper.with_key(key, told)) is not None:
@@ -74,6 +75,7 @@ class Keeping:
             await self._pass_on(exchange, kept)
 
     def _begin(self, exchange: Exchange, kept: KeptResponse, body: bytes) -> None:
+        """Raises :class:`~shoal.errors.Overloaded`."""
         recorder = Recorder(kept, exchange, body, self._keeper.add)
 
         async def make() -> bool:
@@ -83,9 +85,8 @@ class Keeping:
         exchange.release()  # the body is counted where it is read
         self._keeper.begin(kept, make, name=f"kept {exchange.request_id}")
 
-    def _resumed(self, exchange: Exchange, seen: bytes) -> KeptResponse:
+    def _resumed(self, exchange: Exchange, name: str, number: int) -> KeptResponse:
         """Raises :class:`EventsGone`, and :class:`InvalidRequest` for an event that never was."""
-        name, number = sse.split(seen)
         found = self._keeper.find(name, scope_of(exchange))
         if not isinstance(found, KeptResponse) or found.path != exchange.path:
             raise EventsGone("no stream with this last-event-id is kept here: ask again without it")

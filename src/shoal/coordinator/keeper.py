@@ -117,7 +117,7 @@ class Keeper:
         answer.parts.close()
         if not is_whole:  # who asks with the same key again shall have another attempt
             self._store(answer).free_key(answer)
-        if answer.named or is_whole:
+        if answer.named or (answer.key and is_whole):
             self._store(answer).finished(answer, now())
             self._watch_expiry()
         else:

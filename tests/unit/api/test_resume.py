@@ -139,6 +139,11 @@ async def test_a_client_that_was_cut_off_gets_the_rest_of_what_went_on(server: S
     assert not server.plane.cut
 
 
+async def test_a_whole_answer_without_a_key_has_no_name_and_is_not_kept(server: Server) -> None:
+    assert (await server.post(CHAT, **CAN_RESUME)).status == 200
+    assert server.count("") == 0
+
+
 async def test_a_client_that_cannot_come_back_frees_the_engine_at_once(server: Server) -> None:
     server.plane.script = slow(asyncio.Event())
     await server.cut()
