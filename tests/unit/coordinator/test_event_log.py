@@ -52,6 +52,16 @@ def test_events_that_were_dropped_are_missed_by_nobody_unnoticed() -> None:
     assert log.after(1)[0].number == 2
 
 
+@pytest.mark.parametrize(("read", "left"), [(0, [1, 2, 3]), (2, [3]), (3, []), (9, [])])
+def test_what_all_have_read_can_be_let_go(read: int, left: list[int]) -> None:
+    log = filled(3)
+    size = log.bytes_used // 3
+    for _ in range(2):
+        log.release(read)
+        assert [event.number for event in log.after(3 - len(left))] == left
+        assert log.bytes_used == size * len(left)
+
+
 def test_a_log_without_events_left_goes_on_counting() -> None:
     log = filled(3)
     log.trim(10**9)
