@@ -85,8 +85,8 @@ def test_a_client_that_cannot_come_back_stops_the_computing_at_once(http: httpx.
 
 
 def test_one_that_can_is_waited_for(http: httpx.Client) -> None:
-    had = events(http, CAN_RESUME, 3, LONG)
-    time.sleep(0.5)
+    had = events(http, CAN_RESUME, 3, LONG | {"max_tokens": 200})
+    time.sleep(0.3)
     assert metric(http, "shoal_in_flight_requests") == 1
     rest = events(http, {"last-event-id": had[-1][0]}, body=None)
     assert rest[-1][1] == "[DONE]"
