@@ -12,9 +12,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
 
+from shoal.aio import Deadline
 from shoal.api import sse
 from shoal.api.asgi import Exchange, Receive, Scope, Send
-from shoal.api.guards import Deadline
 from shoal.api.idempotency import IDEMPOTENCY_KEY, key_of, scope_of
 from shoal.api.kept_response import KeptResponse, Recorder
 from shoal.api.openapi import Header, Operation
