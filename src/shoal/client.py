@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import threading
 import uuid
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Sequence
@@ -130,16 +131,23 @@ class AsyncClient:
                 yield chunk
 
     async def _generated(self, request: Generate) -> AsyncGenerator[Chunk, None]:
-        """The answer, over as many connections as it takes."""
+        """The answer, over as many connections as it takes.
+
+        The coordinator that has begun it goes on meanwhile and sends what was missed; another one takes it up behind
+        the tokens.
+        """
         deadline = now() + self._timeout
         tokens: list[TokenId] = []
+        begun = _Begun()
         connection = self._open
         while True:
-            rest = msgspec.structs.replace(request, output=tuple(tokens))
+            begun.with_(connection.peer.node_id)
+            rest = msgspec.structs.replace(request, output=tuple(tokens), resume=begun.name, seen=begun.seen)
             try:
                 async with connection.stream(rest, timeout=deadline - now()) as answers:
                     async for chunk in answers:
                         assert isinstance(chunk, Chunk)
+                        begun.seen += 1
                         tokens += chunk.tokens
                         yield chunk
                         if chunk.finish_reason is not None:
@@ -173,11 +181,22 @@ class AsyncClient:
                 kind = type(value).__name__
                 raise InvalidRequest(f"{name}: expected a numpy array, got {kind}", param=name)
         request = Infer(_request_id(), ModelName(model), inputs)
-        connection = await self._call(patience=PATIENCE) if self._open.is_closed else self._open
-        async with connection.stream(request, timeout=self._timeout) as answers:
-            async for answer in answers:
-                assert isinstance(answer, Inferred)
-                yield answer
+        deadline = now() + self._timeout
+        begun = False
+        while True:
+            connection = self._open
+            if connection.is_closed:
+                connection = await self._call(patience=min(PATIENCE, deadline - now()))
+            try:
+                async with connection.stream(request, timeout=deadline - now()) as answers:
+                    async for answer in answers:
+                        assert isinstance(answer, Inferred)
+                        begun = True
+                        yield answer
+                return
+            except WorkerLost:
+                if begun or not connection.is_closed:
+                    raise  # the rest of an answer cannot be asked for, all of it can
 
     async def embed(self, texts: Sequence[str], *, model: str = "minilm") -> Array:
         """Embed texts; returns float32 of shape (texts, width), each row of length one."""
@@ -212,6 +231,19 @@ class AsyncClient:
         if self._connection is None:
             raise ShoalError(NOT_OPEN.format("async with AsyncClient()"))
         return self._connection
+
+
+class _Begun:
+    """Which coordinator has a stream, under which name, and what it has sent of it."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.seen = 0  # chunks
+        self._coordinator = ""
+
+    def with_(self, coordinator: str) -> None:
+        if coordinator != self._coordinator:
+            self._coordinator, self.name, self.seen = coordinator, secrets.token_hex(16), 0
 
 
 class Client:

@@ -74,6 +74,8 @@ class Generate(Message, frozen=True):
     priority: int = 0  # the higher, the sooner
     trace: str = ""  # W3C traceparent of the span that sent it
     group: str = ""  # the same for the generations of one request, which share their turns; empty: alone
+    resume: Label = ""  # a name, not to be guessed: the coordinator keeps the answer for who comes back with it
+    seen: Number = 0  # chunks that the client has of what this coordinator sent under that name
 
 
 class Chunk(Message, frozen=True):

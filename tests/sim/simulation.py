@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from shoal.clock import ManualClockLoop
-from shoal.config import CoordinatorConfig, TenantConfig, WorkerConfig
+from shoal.config import CoordinatorConfig, KeepConfig, TenantConfig, WorkerConfig
 from shoal.discovery import Store
 from shoal.errors import EngineFailed, InvalidRequest
 from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo
@@ -42,6 +42,7 @@ TABLE = ModelName("table")
 NO_TENANTS: Mapping[str, TenantConfig] = {}
 STEP = 0.02  # seconds a token takes
 COORDINATOR = "coordinator:9000"
+KEEP = KeepConfig()
 
 
 class NumbersRuntime:
@@ -132,6 +133,7 @@ class Fleet:
         *,
         store: Store | None = None,
         tenants: Mapping[str, TenantConfig] = NO_TENANTS,
+        keep: KeepConfig = KEEP,
         **settings: Any,
     ) -> None:
         self.network = MemoryNetwork("coordinator")
@@ -143,6 +145,7 @@ class Fleet:
             store=store,
             chance=random.Random(0),
             tenants=tenants,
+            keep=keep,
         )
         self.workers: dict[str, Worker] = {}
         self.runtimes: dict[str, NumbersRuntime] = {}

@@ -13,6 +13,7 @@ from shoal.api import jobs as job_surface
 from shoal.api import open_inference, openai, operations
 from shoal.api.asgi import Exchange, Receive, Scope, Send
 from shoal.api.errors import answer_error
+from shoal.api.keeping import Keeping
 from shoal.api.limits import ApiLimits
 from shoal.api.local import check_page
 from shoal.api.memory import BodyMemory
@@ -20,6 +21,7 @@ from shoal.api.openapi.document import route_to_document
 from shoal.api.plane import Plane
 from shoal.api.routing import Route, Routes
 from shoal.coordinator.jobs import Jobs
+from shoal.coordinator.keeper import Keeper
 from shoal.errors import MethodNotAllowed, ModelUnavailable, ShoalError
 from shoal.telemetry.tracing import Span, SpanKind, span
 
@@ -34,25 +36,28 @@ def build_app(
     *,
     metrics: Callable[[], bytes],
     jobs: Jobs | None = None,
+    keeper: Keeper | None = None,
     admin: Sequence[Route] = (),
     limits: ApiLimits = DEFAULT_LIMITS,
 ) -> App:
     """The application of every surface over one data plane. ``metrics`` returns Prometheus' text format."""
-    requests = [*openai.routes(plane), *open_inference.routes(plane)]
+    memory = BodyMemory(limits.all_bodies_bytes)
+    surfaces = App([*openai.routes(plane), *open_inference.routes(plane)], limits=limits, memory=memory)
+    requests = surfaces.routes if keeper is None else Keeping(keeper, surfaces).routes()
     routes = [*requests, *operations.routes(plane, metrics), *admin]
     if jobs is not None:
-        routes += job_surface.routes(jobs, App(requests, limits=limits))
-    return App([*routes, route_to_document(routes)], limits=limits)
+        routes += job_surface.routes(jobs, surfaces)
+    return App([*routes, route_to_document(routes)], limits=limits, memory=memory)
 
 
 class App:
     """An ASGI application. Requests share nothing: each lives in its own call."""
 
-    def __init__(self, routes: Sequence[Route], *, limits: ApiLimits) -> None:
+    def __init__(self, routes: Sequence[Route], *, limits: ApiLimits, memory: BodyMemory | None = None) -> None:
         self.routes = tuple(routes)
         self._routes = Routes(routes, open_inference.ABSENT)
         self._limits = limits
-        self._memory = BodyMemory(limits.all_bodies_bytes)
+        self._memory = memory or BodyMemory(limits.all_bodies_bytes)
 
     def find(self, method: str, path: str) -> Route:
         """Raises :class:`NotFound`, :class:`MethodNotAllowed`."""
@@ -62,11 +67,16 @@ class App:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
         else:
-            exchange = Exchange(scope, receive, send, self._limits, self._memory)
-            try:
-                await self._serve(exchange)
-            finally:
-                exchange.release()
+            await self.answer(scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
+        """Answer one request; returns it as it was answered."""
+        exchange = Exchange(scope, receive, send, self._limits, self._memory)
+        try:
+            await self._serve(exchange)
+        finally:
+            exchange.release()
+        return exchange
 
     async def _serve(self, exchange: Exchange) -> None:
         with span(exchange.method, exchange.trace, kind=SpanKind.SERVER) as made:

@@ -18,7 +18,7 @@ from shoal.api.guards import ClientWatch, within
 from shoal.api.limits import ApiLimits
 from shoal.api.memory import BodyMemory
 from shoal.coordinator.observation import watch_source
-from shoal.errors import Cancelled, Forbidden, InvalidRequest, PayloadTooLarge, RequestTimeout
+from shoal.errors import Cancelled, Forbidden, InvalidRequest, PayloadTooLarge, RequestTimeout, ShoalError
 from shoal.messages import Generate, Infer
 
 Scope = MutableMapping[str, Any]
@@ -71,6 +71,7 @@ class Exchange:
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, limits: ApiLimits, memory: BodyMemory | None = None
     ) -> None:
+        self.scope = scope
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.client: str = (scope.get("client") or ("", 0))[0]  # its address; empty where the server cannot say
@@ -81,6 +82,7 @@ class Exchange:
         self.keeps_whole: bool = WHOLE in extensions
         self._at_once: AtOnce | None = extensions.get(AT_ONCE)
         self.status = 0  # that was answered; 0: none yet
+        self.error: ShoalError | None = None  # that was answered
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._asgi_send = send

@@ -22,6 +22,7 @@ _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 class Route:
     """One method of one path. ``{name}`` in a path is one segment, ``{name*}`` is everything from there on.
 
+    ``computes``: a model runs for it, so that its answer is worth keeping for a client that comes back.
     ``operation`` is what the published document says of the route; it stands here, beside the handler, so that one
     does not change without the other. A surface describes a new route by giving it one.
     """
@@ -30,6 +31,7 @@ class Route:
     path: str
     handler: Handler
     operation: Operation | None = None
+    computes: bool = False
 
 
 class _Template(NamedTuple):

@@ -97,6 +97,17 @@ class JobsConfig(Section, frozen=True):
     max_bytes: Annotated[Count, about("of their results together")] = 256 * 2**20
 
 
+class KeepConfig(Section, frozen=True):
+    """Answers whose clients may come back for them."""
+
+    grace: Annotated[Seconds, about("seconds that such a stream goes on, and is kept, without its client")] = 30.0
+    ttl: Annotated[Seconds, about("seconds that a finished answer is kept for its idempotency-key")] = 600.0
+    max_answers: Annotated[
+        int, msgspec.Meta(ge=2), about("kept and running; half of them for those with an idempotency-key")
+    ] = 4096
+    max_bytes: Annotated[int, msgspec.Meta(ge=2), about("of them together, divided likewise")] = 64 * 2**20
+
+
 class TelemetryConfig(Section, frozen=True):
     otlp_endpoint: Annotated[str, about("where spans go, such as http://127.0.0.1:4318; empty: no tracing")] = ""
     sample: Annotated[float, msgspec.Meta(ge=0, le=1), about("share of the traces that begin here")] = 1.0
@@ -111,6 +122,7 @@ class Config(Section, frozen=True):
     cache: CacheConfig = CacheConfig()
     registry: RegistryConfig = RegistryConfig()
     jobs: JobsConfig = JobsConfig()
+    keep: KeepConfig = KeepConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     log: LogConfig = LogConfig()
     cache_dir: Annotated[str, about("where models are kept; empty: the user's cache folder")] = ""

@@ -33,6 +33,11 @@ NEXT: dict[JobState, frozenset[JobState]] = {
 }
 
 
+def digest(url: str, body: bytes) -> bytes:
+    """Tells one request from another."""
+    return hashlib.sha256(url.encode() + b"\0" + body).digest()
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What a client ordered: a request to one of the surfaces."""
@@ -45,8 +50,7 @@ class Order:
 
     @property
     def digest(self) -> bytes:
-        """Tells one request from another."""
-        return hashlib.sha256(self.url.encode() + b"\0" + self.body).digest()
+        return digest(self.url, self.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +73,15 @@ class Job:
     finished: float | None = None
     expires: float | None = None
     outcome: Result | ShoalError | None = None  # the error of a job that no surface answered
-    events: LiveLog = field(default_factory=LiveLog)
+    events: LiveLog[bytes] = field(default_factory=lambda: LiveLog[bytes](len))
     digest: bytes = b""  # of the order
 
     def __post_init__(self) -> None:
         self.digest = self.order.digest
+
+    @property
+    def key(self) -> str:
+        return self.order.key
 
     @property
     def final(self) -> bool:

@@ -16,7 +16,7 @@ from shoal.coordinator.admission import RETRY_AFTER, Admission
 from shoal.coordinator.job import Job, JobState, Order, Result
 from shoal.coordinator.job_queue import JobQueue
 from shoal.coordinator.job_store import JobStore
-from shoal.errors import DeadlineExceeded, Draining, InvalidRequest, Overloaded, ShoalError
+from shoal.errors import DeadlineExceeded, Draining, Overloaded, ShoalError
 from shoal.types import RequestId
 
 logger = logging.getLogger(__name__)
@@ -59,11 +59,10 @@ class Jobs:
     def submit(self, order: Order, work: Work) -> Job:
         """A new job, or the one that this key of idempotency has already.
 
-        Raises :class:`Overloaded`, :class:`Draining`, and :class:`InvalidRequest` for a key with another request.
+        Raises :class:`Overloaded`, :class:`Draining`, and :class:`~shoal.errors.Conflict` for a key that another
+        request has.
         """
-        if order.key and (known := self._store.with_key(order.key, now())):
-            if known.digest != order.digest:
-                raise InvalidRequest("idempotency-key: a different request has it", param="idempotency-key")
+        if order.key and (known := self._store.with_key(order.key, order.digest, now())):
             return known
         if self._admission.closed:
             raise Draining(retry_after=RETRY_AFTER)

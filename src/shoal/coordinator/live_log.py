@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Generic, TypeVar
 
 from shoal.coordinator.event_log import Event, EventLog
 
+D = TypeVar("D")
 
-class LiveLog:
+
+class LiveLog(Generic[D]):
     """Its readers wait for what is still to come. Each takes at its own pace and holds up nobody."""
 
-    def __init__(self) -> None:
-        self.log = EventLog()
-        self._news = asyncio.Event()
+    def __init__(self, size_of: Callable[[D], int]) -> None:
+        self.log = EventLog(size_of)
+        self._news: asyncio.Event | None = None  # while somebody waits
 
-    def append(self, data: bytes, name: str = "") -> None:
+    def append(self, data: D, name: str = "") -> None:
         self.log.append(data, name)
         self._tell()
 
@@ -23,30 +26,33 @@ class LiveLog:
         self.log.close()
         self._tell()
 
-    async def follow(self, number: int, *, idle: float) -> AsyncGenerator[Sequence[Event], None]:
-        """All events after ``number`` up to the end, some at a time; none after ``idle`` seconds without any.
+    async def follow(self, number: int, *, idle: float | None) -> AsyncGenerator[Sequence[Event[D]], None]:
+        """All events after ``number`` up to the end, some at a time; none after ``idle`` seconds without any, if there
+        is such a limit.
 
         Raises :class:`EventsGone` for a reader so late that they were dropped.
         """
         while True:
-            news = self._news  # before looking: what comes from here on sets it
             events = self.log.after(number)
             if events:
                 number = events[-1].number
                 yield events
             elif self.log.closed:
                 return
-            elif not await _set_within(news, idle):
+            elif not await self._hears(idle):
                 yield ()
 
+    async def _hears(self, seconds: float | None) -> bool:
+        self._news = self._news or asyncio.Event()
+        if seconds is None:
+            return await self._news.wait()
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._news.wait()
+        except TimeoutError:
+            return False
+
     def _tell(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
-
-
-async def _set_within(news: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            return await news.wait()
-    except TimeoutError:
-        return False
+        if self._news is not None:
+            self._news.set()
+            self._news = None

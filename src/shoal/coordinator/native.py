@@ -8,6 +8,8 @@ from shoal.clock import now
 from shoal.coordinator.admission import Shares
 from shoal.coordinator.dataplane import DataPlane
 from shoal.coordinator.fleet import Fleet
+from shoal.coordinator.keeper import Keeper
+from shoal.coordinator.resumable import ResumableStreams
 from shoal.errors import Forbidden, ProtocolError
 from shoal.messages import (
     Deregister,
@@ -29,8 +31,9 @@ from shoal.types import ModelName, Version
 class NativeSurface:
     """``share``: requests of one connection at a time."""
 
-    def __init__(self, plane: DataPlane, fleet: Fleet, *, share: int) -> None:
+    def __init__(self, plane: DataPlane, fleet: Fleet, keeper: Keeper, *, share: int) -> None:
         self._plane = plane
+        self._resumable = ResumableStreams(plane, keeper)
         self._fleet = fleet
         self._shares = Shares(share)
 
@@ -40,9 +43,7 @@ class NativeSurface:
                 raise Forbidden("a native client names no tenant; a trusted proxy does, over HTTP", param="tenant")
             case Generate():
                 with self._shares.take(call.connection):
-                    async with aclosing(self._plane.generate(message, timeout=_left(call))) as chunks:
-                        async for chunk in chunks:
-                            await call.send(chunk)
+                    await self._generate(message, call)
             case Infer():
                 with self._shares.take(call.connection):
                     async with aclosing(self._plane.infer_stream(message, timeout=_left(call))) as parts:
@@ -62,6 +63,14 @@ class NativeSurface:
                 self._fleet.deregister(message, call.connection)
             case _:
                 raise ProtocolError(f"a coordinator does not take {type(message).__name__}")
+
+    async def _generate(self, message: Generate, call: Call) -> None:
+        if message.resume:
+            await self._resumable.answer(message, call, timeout=_left(call))
+            return
+        async with aclosing(self._plane.generate(message, timeout=_left(call))) as chunks:
+            async for chunk in chunks:
+                await call.send(chunk)
 
     def _models(self) -> list[ModelInfo]:
         return [

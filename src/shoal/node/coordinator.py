@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from shoal.api import admin, build_app
 from shoal.api.limits import ApiLimits
 from shoal.api.listener import Listener
-from shoal.config import CacheConfig, Config, CoordinatorConfig, TenantConfig, variable
+from shoal.config import CacheConfig, Config, CoordinatorConfig, KeepConfig, TenantConfig, variable
 from shoal.coordinator.admission import Admission, Turns
 from shoal.coordinator.control import Control
 from shoal.coordinator.dataplane import DataPlane
@@ -24,6 +24,7 @@ from shoal.coordinator.dispatch import Dispatcher
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.in_flight import InFlight
 from shoal.coordinator.jobs import Jobs
+from shoal.coordinator.keeper import Keeper
 from shoal.coordinator.native import NativeSurface
 from shoal.coordinator.overview import Overview
 from shoal.coordinator.responses import Responses
@@ -34,7 +35,7 @@ from shoal.load_balancer import Health
 from shoal.model_registry import Registry, restored
 from shoal.node.models import configured_aliases, configured_models
 from shoal.rpc import Hello, Network, Server, TcpNetwork
-from shoal.telemetry import CoordinatorMetrics, ResponseCacheMetrics
+from shoal.telemetry import CoordinatorMetrics, KeptMetrics, ResponseCacheMetrics
 from shoal.telemetry.relay import FleetMetrics
 from shoal.types import CoordinatorId
 
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 NO_DISK = CacheConfig()
 NO_TENANTS: Mapping[str, TenantConfig] = {}
+KEEP = KeepConfig()
 
 
 class Coordinator:
@@ -57,6 +59,7 @@ class Coordinator:
         chance: random.Random | None = None,
         cache: CacheConfig = NO_DISK,
         tenants: Mapping[str, TenantConfig] = NO_TENANTS,
+        keep: KeepConfig = KEEP,
     ) -> None:
         self._settings = settings
         self._network = network
@@ -111,7 +114,8 @@ class Coordinator:
         self._hello = Hello(role="coordinator", node_id=name)
         # A client's many requests come on one connection; half of the places are left to the others.
         share = max(1, settings.max_in_flight // 2)
-        self._handle = NativeSurface(self.plane, self.fleet, share=share).handle
+        self.keeper = Keeper(keep, KeptMetrics(collected))
+        self._handle = NativeSurface(self.plane, self.fleet, self.keeper, share=share).handle
         self.server = Server(hello=self._hello, handler=self._handle)
 
     def start(self) -> None:
@@ -123,11 +127,13 @@ class Coordinator:
 
     async def stop(self) -> None:
         """Take nothing new, let what runs end, then close every connection."""
+        self.keeper.leave()
         await self.admission.drain(self._settings.drain_timeout)
         await self.control.close()
         await self.responses.close()
         await self.fleet.close()
         await self.server.close("the coordinator stops")
+        await self.keeper.close()
 
 
 def open_registry(config: Config) -> tuple[Store, Registry]:
@@ -150,7 +156,13 @@ class CoordinatorNode:
         self._settings = config.coordinator
         store, registry = open_registry(config)
         self._coordinator = Coordinator(
-            config.coordinator, registry, TcpNetwork(), store=store, cache=config.cache, tenants=config.tenants
+            config.coordinator,
+            registry,
+            TcpNetwork(),
+            store=store,
+            cache=config.cache,
+            keep=config.keep,
+            tenants=config.tenants,
         )
         surface = admin.routes(
             self._coordinator.control,
@@ -168,6 +180,7 @@ class CoordinatorNode:
             self._coordinator.plane,
             metrics=self._coordinator.metrics.render,
             jobs=self._jobs,
+            keeper=self._coordinator.keeper,
             admin=surface,
             limits=ApiLimits(trusted_proxies=tuple(map(ip_network, config.coordinator.trusted_proxies))),
         )

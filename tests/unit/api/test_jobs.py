@@ -216,7 +216,7 @@ async def test_a_key_gets_the_same_job(server: Server, plane: FakePlane) -> None
     await server.finished(first["request_id"])
     assert len(plane.generated) == 1
     answer = await server.client.request("POST", "/v1/jobs", json=ORDER | {"body": {}}, headers=headers)
-    assert (answer.status, answer.json()["error"]["param"]) == (400, "idempotency-key")
+    assert (answer.status, answer.json()["error"]["param"]) == (409, "idempotency-key")
 
 
 async def test_priority_and_trace_go_with_the_job(server: Server, plane: FakePlane) -> None:

@@ -41,7 +41,7 @@ async def app(plane: FakePlane) -> App:
     made = Coordinator(CoordinatorConfig(), Registry(), MemoryNetwork("coordinator"))
     jobs = Jobs(JobsConfig(), admission=Admission(1), max_running=1)
     operators = admin.routes(made.control, made.overview, decision=lambda _: ())
-    return build_app(plane, metrics=bytes, jobs=jobs, admin=operators)
+    return build_app(plane, metrics=bytes, jobs=jobs, keeper=made.keeper, admin=operators)
 
 
 @pytest.fixture
@@ -76,6 +76,25 @@ def test_errors_have_the_shape_of_their_surface(published: Any) -> None:
 
     assert shape("/v1/embeddings") == "ErrorAnswer"
     assert shape("/v2/models/{model}/infer") == "InferenceError"
+
+
+def test_where_a_model_runs_a_client_may_come_back(published: Any) -> None:
+    def headers(operation: Any) -> set[str]:
+        return {found["name"] for found in operation["parameters"] if found["in"] == "header"}
+
+    resumable = {
+        path
+        for path, methods in published["paths"].items()
+        for operation in methods.values()
+        if {"idempotency-key", "last-event-id"} <= headers(operation)
+        and {"409", "410"} <= operation["responses"].keys()
+    }
+    runs = {
+        path
+        for path, methods in published["paths"].items()
+        if "x-deadline-ms" in headers(methods.get("post", {"parameters": ()}))
+    }
+    assert resumable == runs - {"/v1/jobs"}
 
 
 def test_an_operation_is_described_with_its_bodies_errors_and_parameters() -> None:

@@ -21,15 +21,15 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
         runner.run(test())
 
 
-def filled(count: int) -> EventLog:
-    log = EventLog()
+def filled(count: int) -> EventLog[bytes]:
+    log = EventLog[bytes](len)
     for number in range(1, count + 1):
         log.append(str(number).encode())
     return log
 
 
 def test_events_are_numbered_from_one() -> None:
-    log = EventLog()
+    log = EventLog[bytes](len)
     assert (log.last, list(log.after(0))) == (0, [])
     log.append(b"a")
     log.append(b"b", "state")
@@ -52,6 +52,16 @@ def test_events_that_were_dropped_are_missed_by_nobody_unnoticed() -> None:
     assert log.after(1)[0].number == 2
 
 
+@pytest.mark.parametrize(("read", "left"), [(0, [1, 2, 3]), (2, [3]), (3, []), (9, [])])
+def test_what_all_have_read_can_be_let_go(read: int, left: list[int]) -> None:
+    log = filled(3)
+    size = log.bytes_used // 3
+    for _ in range(2):
+        log.release(read)
+        assert [event.number for event in log.after(3 - len(left))] == left
+        assert log.bytes_used == size * len(left)
+
+
 def test_a_log_without_events_left_goes_on_counting() -> None:
     log = filled(3)
     log.trim(10**9)
@@ -65,7 +75,7 @@ def test_a_log_without_events_left_goes_on_counting() -> None:
 
 @given(st.lists(st.binary(max_size=20) | st.integers(1, 1000), max_size=30), st.integers(0, 30))
 def test_what_is_left_is_the_newest_and_is_counted(steps: list[bytes | int], seen: int) -> None:
-    log = EventLog()
+    log = EventLog[bytes](len)
     said: list[bytes] = []
     for step in steps:
         if isinstance(step, int):
@@ -86,13 +96,13 @@ def test_what_is_left_is_the_newest_and_is_counted(steps: list[bytes | int], see
 # -- read while it grows
 
 
-async def read(live: LiveLog, after: int = 0, idle: float = 1e9) -> list[int]:
+async def read(live: LiveLog[bytes], after: int = 0, idle: float = 1e9) -> list[int]:
     return [event.number async for page in live.follow(after, idle=idle) for event in page]
 
 
 def test_readers_that_come_early_late_and_in_between_all_get_everything() -> None:
     async def test() -> None:
-        live = LiveLog()
+        live = LiveLog[bytes](len)
         early = asyncio.create_task(read(live))
         await asyncio.sleep(1)
         live.append(b"a")
@@ -110,7 +120,7 @@ def test_readers_that_come_early_late_and_in_between_all_get_everything() -> Non
 
 def test_a_reader_that_leaves_takes_nobody_with_it() -> None:
     async def test() -> None:
-        live = LiveLog()
+        live = LiveLog[bytes](len)
         stays, leaves = asyncio.create_task(read(live)), asyncio.create_task(read(live))
         await asyncio.sleep(1)
         leaves.cancel()
@@ -125,7 +135,7 @@ def test_a_reader_that_leaves_takes_nobody_with_it() -> None:
 
 def test_a_reader_hears_that_there_is_nothing_new() -> None:
     async def test() -> None:
-        live = LiveLog()
+        live = LiveLog[bytes](len)
         live.append(b"a")
         pages = live.follow(0, idle=10)
         assert [event.number for event in await anext(pages)] == [1]
@@ -138,7 +148,7 @@ def test_a_reader_hears_that_there_is_nothing_new() -> None:
 
 def test_a_slow_reader_takes_pages_and_learns_when_it_was_too_slow() -> None:
     async def test() -> None:
-        live = LiveLog()
+        live = LiveLog[bytes](len)
         for _ in range(300):
             live.append(b"x")
         pages = live.follow(0, idle=10)

@@ -106,11 +106,11 @@ def test_a_key_leads_to_its_job_while_that_is_kept() -> None:
     store = JobStore(JobsConfig(ttl=10))
     first = job("a", key="k")
     store.add(first, 0)
-    assert store.with_key("k", 0) is first
-    assert store.with_key("other", 0) is None
+    assert store.with_key("k", first.digest, 0) is first
+    assert store.with_key("other", first.digest, 0) is None
     finish(store, first, 0)
-    assert store.with_key("k", 9) is first
-    assert store.with_key("k", 10) is None
+    assert store.with_key("k", first.digest, 9) is first
+    assert store.with_key("k", first.digest, 10) is None
 
 
 @given(

@@ -14,7 +14,7 @@ from shoal.config import JobsConfig
 from shoal.coordinator.admission import Admission
 from shoal.coordinator.job import Job, JobState, Order, Result
 from shoal.coordinator.jobs import MAX_TIME, Jobs, Tell, Work
-from shoal.errors import DeadlineExceeded, Draining, EngineFailed, InvalidRequest, NotFound, Overloaded, ShoalError
+from shoal.errors import Conflict, DeadlineExceeded, Draining, EngineFailed, NotFound, Overloaded, ShoalError
 from shoal.types import RequestId
 
 DONE = Result(200, b'{"ok":true}')
@@ -189,7 +189,7 @@ def test_a_key_gets_the_same_job_and_only_for_the_same_request() -> None:
         jobs = made()
         job = jobs.submit(order(b"[1]", key="k"), takes(10))
         assert jobs.submit(order(b"[1]", key="k"), takes(10)) is job
-        with pytest.raises(InvalidRequest) as caught:
+        with pytest.raises(Conflict) as caught:
             jobs.submit(order(b"[2]", key="k"), takes(10))
         assert caught.value.param == "idempotency-key"
         await asyncio.sleep(11)

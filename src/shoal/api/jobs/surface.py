@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import aclosing
 
 import msgspec
 
 from shoal.api import sse
 from shoal.api.asgi import NO_CONTENT, Exchange, Header
+from shoal.api.idempotency import key_of
 from shoal.api.jobs.documents import JobBody, document
 from shoal.api.jobs.inner import Surfaces, asking
 from shoal.api.openai.decode import parse
@@ -21,7 +21,6 @@ JOBS = "/v1/jobs"
 POLL_AFTER = b"1"  # seconds until it is worth asking again
 IDLE = 15.0  # seconds without an event until a reader is shown that the connection lives
 
-_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 _decoder = msgspec.json.Decoder(JobBody)
 
 
@@ -64,12 +63,8 @@ async def follow(jobs: Jobs, exchange: Exchange) -> None:
 
 
 def _order(body: JobBody, exchange: Exchange) -> Order:
-    key = exchange.header(b"idempotency-key") or b""
-    if key and not _KEY.fullmatch(key):
-        raise InvalidRequest("idempotency-key has 1 to 255 printable characters and no spaces", param="idempotency-key")
     deadline = None if exchange.timeout is None else now() + exchange.timeout
-    own = f"{exchange.tenant} {key.decode()}" if key else ""  # of two tenants it names two jobs
-    return Order(body.url, bytes(body.body), exchange.priority, deadline, own)
+    return Order(body.url, bytes(body.body), exchange.priority, deadline, key_of(exchange))
 
 
 def _check_url(surfaces: Surfaces, url: str) -> None:

@@ -92,7 +92,7 @@ def _model(plane: Plane, path: str) -> list[Route]:
             partial(models.config, plane),
             _says(ModelSettings, "The model in the words of Triton's configuration", found),
         ),
-        Route("POST", f"{path}/infer", partial(infer.infer, plane), _INFER),
+        Route("POST", f"{path}/infer", partial(infer.infer, plane), _INFER, computes=True),
     ]
 
 

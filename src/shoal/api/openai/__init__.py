@@ -15,9 +15,9 @@ from shoal.errors import ModelNotFound
 
 def routes(plane: Plane) -> list[Route]:
     return [
-        Route("POST", "/v1/chat/completions", partial(chat.create, plane), _CHAT),
-        Route("POST", "/v1/completions", partial(completions.create, plane), _COMPLETION),
-        Route("POST", "/v1/embeddings", partial(embeddings.create, plane), _EMBEDDINGS),
+        Route("POST", "/v1/chat/completions", partial(chat.create, plane), _CHAT, computes=True),
+        Route("POST", "/v1/completions", partial(completions.create, plane), _COMPLETION, computes=True),
+        Route("POST", "/v1/embeddings", partial(embeddings.create, plane), _EMBEDDINGS, computes=True),
         Route("GET", "/v1/models", partial(models.list_all, plane), _MODELS),
         Route("GET", "/v1/models/{model*}", partial(models.retrieve, plane), _MODEL),
     ]

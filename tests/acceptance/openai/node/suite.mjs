@@ -216,3 +216,19 @@ test("errors are the client's own classes", async () => {
     return true;
   });
 });
+
+test("events with ids are read as those without, and a stream is resumed behind one", async () => {
+  const streamed = { ...ask, stream: true };
+  const read = async (headers) => {
+    const texts = [];
+    for await (const chunk of await client.chat.completions.create(streamed, { headers })) {
+      texts.push(chunk.choices[0].delta.content ?? "");
+    }
+    return texts;
+  };
+  assert.equal((await read({ "last-event-id": "" })).join(""), (await read({})).join(""));
+  const answer = await client.chat.completions.create(streamed, { headers: { "idempotency-key": "node" } }).asResponse();
+  const [third] = (await answer.text()).match(/(?<=^id: ).+:3$/m);
+  const all = await read({ "idempotency-key": "node" });
+  assert.deepEqual(await read({ "last-event-id": third }), all.slice(3));
+});
