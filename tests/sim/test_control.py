@@ -23,9 +23,11 @@ from shoal.errors import (
     NotFound,
     ShoalError,
 )
-from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo
+from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo, Sample
 from shoal.model_registry import ModelSpec, Placement
+from shoal.telemetry.relay import MAX_SOURCES
 from shoal.types import ModelKind, ModelName, ModelState, RequestId, TensorSpec, WorkerId
+from shoal.worker.worker import METRICS_INTERVAL
 
 ALL = Placement()
 LOADS_IN = 2.0  # seconds
@@ -49,7 +51,8 @@ class Scripted:
         return Load(in_flight=self.running)
 
     def metrics(self) -> Iterable[MetricFamily]:
-        return ()
+        sample = Sample("shoal_batch_rows", {"model": self.info.name, "version": self.info.version}, 1.0)
+        return (MetricFamily("shoal_batch_rows", "", "gauge", (sample,)),)
 
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -159,6 +162,25 @@ def test_a_version_is_loaded_promoted_and_the_old_one_unloaded_without_a_failed_
             assert await w.ask() == 2
             with pytest.raises(ModelNotFound):
                 await w.ask("m@1")
+
+    simulate(scenario())
+
+
+def test_what_models_that_have_gone_measured_goes_with_them_however_many_there_were() -> None:
+    async def scenario() -> None:
+        async with world(workers=1) as w:
+            (worker,) = w.fleet.coordinator.fleet.members()
+            for number in range(MAX_SOURCES + 20):
+                await w.control.load(f"m@{number}", FINE, ALL)
+                await asyncio.sleep(METRICS_INTERVAL)
+                await w.control.unload("m")
+            assert w.fleet.coordinator.fleet.members() == (worker,)
+            await w.control.load("n", FINE, ALL)
+            await asyncio.sleep(METRICS_INTERVAL)
+            shown = w.fleet.coordinator.metrics.render().decode()
+            assert [line for line in shown.split("\n") if line.startswith("shoal_batch_rows{")] == [
+                f'shoal_batch_rows{{model="n",version="1",worker="{worker.worker_id}"}} 1.0'
+            ]
 
     simulate(scenario())
 

@@ -86,7 +86,8 @@ class EngineHost:
                         await call.send(part)
             case LoadModel():
                 configure_tracing(msgspec.convert(message.telemetry, TelemetryConfig), service="shoal-engine")
-                metrics = EngineMetrics(ModelId(message.name, message.version), CollectorRegistry())
+                model = ModelId(message.name, message.version)
+                metrics = EngineMetrics(model, CollectorRegistry(), message.shard)
                 self._runtime = await load_model(message, self._break, metrics)
                 self._runtime.start(lambda: None)
                 self._tasks.start(self._report(call.connection, self._runtime), name="report load")
