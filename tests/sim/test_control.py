@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sim.simulation import STEP, Fleet, fleet, simulate
 
-from shoal.config import ModelConfig, ResourceConfig, ShardConfig
+from shoal.config import ModelConfig, ResourceConfig, ShardConfig, TensorConfig
 from shoal.discovery import MemoryStore
 from shoal.errors import (
     Conflict,
@@ -460,6 +460,27 @@ def test_a_named_worker_gets_it_and_an_unknown_one_is_named() -> None:
             assert list(w.replicas("m@1")) == [ids[1]]
             with pytest.raises(InvalidRequest, match="there is no worker 'nobody'"):
                 await w.control.load("m@2", FINE, Placement(workers=(WorkerId("nobody"),)))
+
+    simulate(scenario())
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (ModelConfig(uri="echo", preproc=("polish",)), "there is no step 'polish'"),
+        (
+            ModelConfig(uri="echo", postproc=({"softmax": {}, "top_k": {"k": 1}},)),
+            "a step is one name with its options",
+        ),
+        (ModelConfig(uri="echo", inputs=(TensorConfig(name="x", dtype="FP8", shape=(1,)),)), r"inputs\[0\]: .* FP8"),
+    ],
+)
+def test_settings_that_no_worker_could_load_are_the_operators_to_mend(settings: ModelConfig, says: str) -> None:
+    async def scenario() -> None:
+        async with world(1) as w:
+            with pytest.raises(InvalidRequest, match=says):
+                await w.control.load("m", settings, ALL)
+            assert not w.built
 
     simulate(scenario())
 
