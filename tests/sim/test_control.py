@@ -27,7 +27,7 @@ from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily,
 from shoal.model_registry import ModelSpec, Placement
 from shoal.telemetry.relay import MAX_SOURCES
 from shoal.types import ModelKind, ModelName, ModelState, RequestId, TensorSpec, WorkerId
-from shoal.worker.worker import METRICS_INTERVAL
+from shoal.worker.reports import METRICS_INTERVAL
 
 ALL = Placement()
 LOADS_IN = 2.0  # seconds

@@ -71,6 +71,7 @@ class Pool:
         if self._replicas.get(replica.worker_id) is replica:
             del self._replicas[replica.worker_id]
         self._serving.pop(replica, None)
+        self._growing.pop(replica, None)
         self._take_out(replica)
 
     def changed(self, replica: Replica) -> None:

@@ -169,6 +169,14 @@ def test_a_full_silent_worker_is_no_resort() -> None:
 # -- newcomers
 
 
+def test_a_newcomer_that_goes_before_anybody_asks_is_not_held() -> None:
+    waters = Waters()
+    waters.add("stays", new=True)
+    goes = waters.add("goes", new=True)
+    waters.pool.remove(goes)
+    assert goes not in waters.pool._growing
+
+
 def test_a_newcomer_is_let_in_step_by_step() -> None:
     waters = Waters("round_robin")
     waters.add("old")
