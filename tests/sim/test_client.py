@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
-from sim.simulation import COORDINATOR, MODEL, Fleet, counting, fleet, simulate
+from sim.simulation import COORDINATOR, MODEL, TABLE, Fleet, ShardRuntime, counting, fleet, simulate
 
 from shoal.client import AsyncClient
 from shoal.clock import now
-from shoal.config import CoordinatorConfig
-from shoal.errors import ModelUnavailable, WorkerLost
-from shoal.model_registry import Registry
+from shoal.config import CoordinatorConfig, ModelConfig, ShardConfig
+from shoal.errors import InvalidRequest, ModelUnavailable, WorkerLost
+from shoal.model_registry import ModelSpec, Registry
 from shoal.node import Coordinator
+from shoal.router import sharding
+from shoal.types import ModelKind
 
 SECOND = "second:9000"
 
@@ -35,6 +38,24 @@ def test_a_stream_goes_on_where_it_was_when_the_connection_breaks() -> None:
             assert await asyncio.gather(*reading) == [counting(100)] * 5
             await asyncio.sleep(0.1)
             f.assert_nothing_is_left()
+
+    simulate(scenario())
+
+
+def test_a_client_may_say_which_shard_its_rows_belong_to() -> None:
+    shards = ShardConfig(count=3)
+    spec = ModelSpec(name=TABLE, kind=ModelKind.TENSOR, settings=ModelConfig(shards=shards))
+
+    async def scenario() -> None:
+        async with fleet(specs=[spec]) as f, client(f) as c:
+            for shard in range(3):
+                await f.add_worker(f"w{shard}", runtime=ShardRuntime(shard))
+            await f.until_ready(3)
+            for key in ("ada", "José", "42"):
+                answer = await c.infer(TABLE, {"id": np.arange(2)}, key=key)
+                assert answer["shard"].tolist() == [sharding(shards)(key)] * 2
+            with pytest.raises(InvalidRequest, match="needs a key"):
+                await c.infer(TABLE, {"id": np.arange(2)})
 
     simulate(scenario())
 
