@@ -130,6 +130,7 @@ class Fleet:
         before = (member.state, member.told_models)
         self._membership.reported(member, message, now())
         if before != (member.state, member.told_models):
+            self._measured.keep(member.worker_id, {str(info.part) for info in member.told_models})
             self._learn(message)
             self.on_change()
             self._metrics.workers(self._membership.count())

@@ -15,16 +15,19 @@ _STEP_TOKENS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class EngineMetrics:
-    """Of one model. Durations are in seconds."""
+    """Of one model, or one shard of it. Durations are in seconds."""
 
-    def __init__(self, model: ModelId, registry: CollectorRegistry) -> None:
+    def __init__(self, model: ModelId, registry: CollectorRegistry, shard: int | None = None) -> None:
         self.registry = registry
-        self._labels = (model.name, model.version)
-        to: dict[str, Any] = {"namespace": "shoal", "registry": registry, "labelnames": ("model", "version")}
+        names: tuple[str, ...] = ("model", "version")
+        self._labels: tuple[str, ...] = (model.name, model.version)
+        if shard is not None:
+            names, self._labels = (*names, "shard"), (*self._labels, str(shard))
+        to: dict[str, Any] = {"namespace": "shoal", "registry": registry, "labelnames": names}
         self._batches = Counter(
             "batches",
             "Batches run, by why they were released.",
-            ("model", "version", "reason"),
+            (*names, "reason"),
             namespace="shoal",
             registry=registry,
         )

@@ -144,6 +144,7 @@ class EngineProcess:
                 environment=self._environment,
                 cpus=self._cpus,
                 pass_fds=[theirs.fileno()],
+                logs=False,
             )
         try:
             connection = await adopt(ours, hello=Hello(role="worker", node_id=self.info.name), handler=self._handle)
