@@ -194,7 +194,7 @@ class GenerationLoop:
         news: list[_News] = []
         while True:
             self._arrival.clear()
-            rows = self._scheduler.plan()
+            rows = self._scheduler.plan(now())
             if not rows:
                 self._deliver(news)
                 news = []
