@@ -21,6 +21,7 @@ from typing import Literal
 from shoal.engines.base import Capabilities, Row
 from shoal.errors import Overloaded
 from shoal.worker.generation.blocks import BlockPool
+from shoal.worker.generation.pace import Pace
 from shoal.worker.generation.preemption import Need, in_order, make_way
 from shoal.worker.generation.sequence import TokenSequence
 from shoal.worker.generation.waiting import Waiting
@@ -73,7 +74,9 @@ class Scheduler:
         self.pool = BlockPool(capabilities.num_blocks)
         self.running: dict[TokenSequence, None] = {}  # in order, and found at once
         self.waiting = Waiting()
-        self.preempted: Counter[Reason] = Counter()
+        self.pace = Pace(least=self._step_tokens // 2)
+        self.late: list[TokenSequence] = []  # refused by the last plan: their deadline comes before their first token
+        self.preempted: Counter[str] = Counter()  # by reason
         self.recomputed = 0  # tokens, that were computed before
 
     def check_room(self, coming: int) -> None:
@@ -86,6 +89,13 @@ class Scheduler:
     def submit(self, sequence: TokenSequence) -> None:
         self.waiting.append(sequence)
 
+    def is_late(self, sequence: TokenSequence, at: float) -> bool:
+        """Would its prompt alone take longer than it has? What was begun is never late."""
+        if sequence.deadline == math.inf or sequence.cached is not None:
+            return False
+        known = len(self._known_prefix(sequence)) * self._capabilities.block_size
+        return at + self.pace.seconds(len(sequence.prompt) - known) > sequence.deadline
+
     def remove(self, sequence: TokenSequence) -> None:
         """Finished, failed or no longer wanted. Also while a step runs: blocks are given away only by a plan."""
         self.running.pop(sequence, None)
@@ -94,6 +104,7 @@ class Scheduler:
 
     def plan(self, at: float) -> list[Planned]:
         """The next step, at this time. Call it only when the last one has ended and was committed."""
+        self.late = []
         draft = _Draft(self._step_tokens - sum(map(self._decodes, self.running)))
         highest = self._highest(at)
         for sequence in in_order(self.running):
@@ -149,6 +160,10 @@ class Scheduler:
             highest = self.waiting.standing(first, at)
             if highest <= above:
                 return highest
+            if self.is_late(first, at):
+                self.waiting.remove(first)
+                self.late.append(first)
+                continue
             if not self._admit(first, at):
                 break
             self.waiting.take(first, at)
