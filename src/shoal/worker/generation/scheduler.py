@@ -152,7 +152,10 @@ class Scheduler:
         return -math.inf if first is None else self.waiting.standing(first, at)
 
     def _first(self, at: float) -> TokenSequence | None:
-        return self.waiting.first(self.running, self._max_group, at) if self.waiting else None
+        full = len(self.running) >= self._max_running
+        if not self.waiting or (full and self.waiting.highest_class <= min(each.standing for each in self.running)):
+            return None  # as most often: nobody need be looked at
+        return self.waiting.first(self.running, self._max_group, at)
 
     def _let_in(self, draft: _Draft, at: float, above: float = -math.inf) -> float:
         """Those that stand above; returns where the next stands, if anybody may still be let in."""

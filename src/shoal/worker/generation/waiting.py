@@ -9,10 +9,11 @@ is given no place. A sequence without a group is alone.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 
-from shoal.worker.generation.preemption import standing
+from shoal.worker.generation.preemption import class_of, standing
 from shoal.worker.generation.sequence import TokenSequence
 
 
@@ -20,6 +21,7 @@ class Waiting:
     def __init__(self) -> None:
         self._parked: dict[TokenSequence, None] = {}
         self._groups: dict[Hashable, dict[TokenSequence, None]] = {}  # in order, and found at once
+        self._classes: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self._parked) + sum(map(len, self._groups.values()))
@@ -30,16 +32,22 @@ class Waiting:
             yield from group
 
     @property
+    def highest_class(self) -> float:
+        return max(self._classes, default=-math.inf)
+
+    @property
     def parked(self) -> int:
         return len(self._parked)
 
     def append(self, sequence: TokenSequence) -> None:
         sequence.since = sequence.arrived
+        self._classes[class_of(sequence)] += 1
         self._groups.setdefault(_group(sequence), {})[sequence] = None
 
     def park(self, sequence: TokenSequence, at: float) -> None:
         """It ran, and is to go on before others that stand as high."""
         sequence.since = at
+        self._classes[class_of(sequence)] += 1
         self._parked[sequence] = None
 
     def take(self, sequence: TokenSequence, at: float) -> None:
@@ -53,12 +61,17 @@ class Waiting:
 
     def remove(self, sequence: TokenSequence) -> None:
         """Does nothing if it does not wait."""
-        self._parked.pop(sequence, None)
         group = self._groups.get(_group(sequence), {})
         if sequence in group:
             del group[sequence]
             if not group:
                 del self._groups[_group(sequence)]
+        elif sequence in self._parked:
+            del self._parked[sequence]
+        else:
+            return
+        self._classes[class_of(sequence)] -= 1
+        self._classes += Counter()  # forgets those of which there is none
 
     def first(self, running: Iterable[TokenSequence], most: int, at: float) -> TokenSequence | None:
         """Who comes next, where a group may hold ``most`` places; None if nobody may."""

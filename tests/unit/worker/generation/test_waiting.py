@@ -131,3 +131,16 @@ def test_nobody_starves_behind_those_that_keep_coming(others: list[tuple[str, in
             assert second <= 2 * MAX_PRIORITY * PROMOTION + len(others) + 1
             return
     raise AssertionError("it starves")
+
+
+def test_the_highest_class_is_of_those_that_wait() -> None:
+    high, low, waiting = sequence(priority=3), sequence(priority=-1), Waiting()
+    assert waiting.highest_class < -MAX_PRIORITY
+    for each in (high, low):
+        waiting.append(each)
+    assert waiting.highest_class == 3
+    for _ in range(2):
+        waiting.remove(high)
+    assert waiting.highest_class == -1
+    waiting.park(high, 1.0)
+    assert waiting.highest_class == 3
