@@ -78,7 +78,7 @@ class Counting:
     async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred, None]:
         yield Inferred(request.inputs)
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+    async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk, None]:
         total = request.sampling.max_tokens or 1
         for token in range(len(request.output), total):
             await asyncio.sleep(PACE)

@@ -243,9 +243,9 @@ def test_a_stream_goes_on_with_another_coordinator() -> None:
 class HastyRuntime(NumbersRuntime):
     """Goes on in longer chunks than it begins with."""
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+    async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk, None]:
         most, held = 3 if request.output else 1, list[Chunk]()
-        async with aclosing(super().generate(request)) as chunks:
+        async with aclosing(super().generate(request, deadline=deadline)) as chunks:
             async for chunk in chunks:
                 held.append(chunk)
                 if len(held) == most or chunk.finish_reason is not None:

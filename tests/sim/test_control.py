@@ -63,7 +63,7 @@ class Scripted:
         self.info = msgspec.structs.replace(self.info, state=state, reason=reason)
         self._changed()
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+    async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk, None]:
         for chunk in tuple[Chunk, ...]():
             yield chunk
 

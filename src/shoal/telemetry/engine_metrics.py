@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -47,6 +48,23 @@ class EngineMetrics:
             *self._labels
         )
         self._waiting = Gauge("engine_waiting_requests", "Requests that no step has begun.", **to).labels(*self._labels)
+        self._preempted = Counter(
+            "engine_preemptions",
+            "Sequences that were parked, for one of a higher class or because KV memory ran out.",
+            ("model", "version", "reason"),
+            namespace="shoal",
+            registry=registry,
+        )
+        self._parked = Gauge("engine_parked_requests", "Requests that are parked now.", **to).labels(*self._labels)
+        self._recomputed = Counter(
+            "engine_recomputed_tokens", "Tokens computed again, since their KV was given up.", **to
+        ).labels(*self._labels)
+        self._withdrawn = Counter(
+            "engine_cancelled_requests", "Requests that were given up before they had ended.", **to
+        ).labels(*self._labels)
+        self._wasted = Counter(
+            "engine_wasted_rows", "Rows computed for requests that had ended when the step did.", **to
+        ).labels(*self._labels)
         self._kv = Gauge("kv_cache_usage_ratio", "Share of the KV blocks in use.", **to).labels(*self._labels)
 
     def batch_released(self, model: str, reason: str, rows: int, requests: int, waited: float, ran: float) -> None:
@@ -61,6 +79,18 @@ class EngineMetrics:
         self._steps.observe(seconds)
         self._step_rows.observe(rows)
         self._step_tokens.observe(tokens)
+
+    def preempted(self, reasons: Mapping[str, int], recomputed: int, parked: int) -> None:
+        for reason, count in reasons.items():
+            self._preempted.labels(*self._labels, reason).inc(count)
+        self._recomputed.inc(recomputed)
+        self._parked.set(parked)
+
+    def withdrawn(self) -> None:
+        self._withdrawn.inc()
+
+    def wasted(self, rows: int) -> None:
+        self._wasted.inc(rows)
 
     def loaded(self, waiting: int, kv_used: float) -> None:
         self._waiting.set(waiting)

@@ -78,7 +78,7 @@ class EngineHost:
     async def _answer(self, message: Message, call: Call) -> None:
         match message:
             case Generate():
-                async with contextlib.aclosing(self._ready().generate(message)) as chunks:
+                async with contextlib.aclosing(self._ready().generate(message, deadline=call.deadline)) as chunks:
                     async for chunk in chunks:
                         await call.send(chunk)
             case Infer():
