@@ -342,10 +342,10 @@ def test_a_fallback_model_goes_before_a_silent_worker_and_a_silent_worker_before
 class Picky(NumbersRuntime):
     """Fails at every request for 13 tokens."""
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+    async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk, None]:
         if request.sampling.max_tokens == 13:
             raise EngineFailed("it cannot count to thirteen")
-        async with aclosing(super().generate(request)) as chunks:
+        async with aclosing(super().generate(request, deadline=deadline)) as chunks:
             async for chunk in chunks:
                 yield chunk
 

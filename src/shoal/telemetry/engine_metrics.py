@@ -51,7 +51,7 @@ class EngineMetrics:
         self._preempted = Counter(
             "engine_preemptions",
             "Sequences that were parked, for one of a higher class or because KV memory ran out.",
-            ("model", "version", "reason"),
+            (*names, "reason"),
             namespace="shoal",
             registry=registry,
         )

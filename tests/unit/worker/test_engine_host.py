@@ -78,7 +78,7 @@ async def test_a_process_whose_engine_hangs_answers_everyone_and_ends_with_the_r
     await runtimes[0].close()
 
 
-@pytest.mark.parametrize("made", [np.array(["text"]), np.zeros(1, np.complex64), np.array([object()])], ids=str)
+@pytest.mark.parametrize("made", [np.array(["text"]), np.zeros(1, np.complex64), np.array([object()])], ids=["text", "complex", "object"])
 async def test_an_answer_that_cannot_travel_is_the_models_mistake(monkeypatch: pytest.MonkeyPatch, made: Array) -> None:
     class Engine(EchoEngine):
         def run(self, inputs: Tensors) -> Tensors:
