@@ -20,9 +20,9 @@ from rivals.environments import python
 from shoal.errors import ShoalError
 
 LOOP_WITHIN: Final = 300.0  # seconds for a bare loop
-WARM_UP: Final = 2.0  # seconds of the same load that do not count
 
 Check = Callable[[str, Server], None]  # address, server; raises when it does not answer well
+WarmUp = Callable[[str, Server, int], None]  # address, server, clients
 Measure = Callable[[str, Server, int, float], Figures]  # address, server, clients, seconds
 
 
@@ -36,6 +36,7 @@ class Contest:
     entrants: tuple[Entrant, ...]
     clients: int
     check: Check
+    warm_up: WarmUp
     measure: Measure
     start_within: float  # seconds to the first right answer
 
@@ -47,7 +48,7 @@ class Contest:
             try:
                 family.wait(lambda: self._answers(url, entrant), self.start_within)
                 self.check(url, entrant)
-                self.measure(url, entrant, clients, WARM_UP)
+                self.warm_up(url, entrant, clients)
                 cpu, began = family.cpu_seconds(), time.perf_counter()
                 figures = self.measure(url, entrant, clients, seconds)
                 cores = (family.cpu_seconds() - cpu) / (time.perf_counter() - began)

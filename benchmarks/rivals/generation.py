@@ -12,7 +12,7 @@ import numpy as np
 from rivals import bare, llama_server, shoal, vllm
 from rivals.contest import Contest
 from rivals.entrant import Figures, Server, Wrong
-from shoal.bench import Closed, Scenario, run, summarise
+from shoal.bench import Closed, Run, Scenario, run, summarise
 from shoal.bench.http import HttpConnection
 from shoal.bench.run import Plan
 from shoal.bench.scenario import Sizes
@@ -40,25 +40,36 @@ def _body(model: str, number: int, sizes: Sizes) -> Any:
 _SCENARIO: Final = Scenario("/v1/completions", True, _body, lambda answer, sizes: True)
 
 
+def _warm_up(url: str, server: Server, clients: int) -> None:
+    """Short answers: a server that takes long for one is warm after it."""
+    _load(url, clients, seconds=0.1, tokens=8, seed=1)
+
+
 def _measure(url: str, server: Server, clients: int, seconds: float) -> Figures:
-    plan = Plan(
-        url=url,
-        scenario_name="generation",
-        scenario=_SCENARIO,
-        model="smollm2",
-        sizes=Sizes(PROMPT_TOKENS, ANSWER_TOKENS),
-        load=Closed(clients, seconds),
-        warm_up=0,
-        seed=int(seconds * 1000),  # the warm-up is shorter, and has other prompts
-    )
-    records = (done := asyncio.run(run(plan))).records
-    if bad := [record for record in records if not record.ok or record.tokens != ANSWER_TOKENS]:
-        raise Wrong(f"{len(bad)} of {len(records)} answers: {bad[0].outcome}, {bad[0].tokens} tokens")
+    done = _load(url, clients, seconds, ANSWER_TOKENS, seed=2)
     summary = summarise(done)
     latency, first = summary.latency, summary.first_token
     assert latency is not None
     assert first is not None
     return Figures(rate=summary.tokens_per_second, p50=latency.p50, p99=latency.p99, first_p50=first.p50)
+
+
+def _load(url: str, clients: int, seconds: float, tokens: int, seed: int) -> Run:
+    """Raises :class:`Wrong` unless every answer is as long as was asked for."""
+    plan = Plan(
+        url=url,
+        scenario_name="generation",
+        scenario=_SCENARIO,
+        model="smollm2",
+        sizes=Sizes(PROMPT_TOKENS, tokens),
+        load=Closed(clients, seconds),
+        warm_up=0,
+        seed=seed,
+    )
+    done = asyncio.run(run(plan))
+    if bad := [record for record in done.records if not record.ok or record.tokens != tokens]:
+        raise Wrong(f"{len(bad)} of {len(done.records)} answers: {bad[0].outcome}, {bad[0].tokens} tokens")
+    return done
 
 
 def _check(url: str, server: Server) -> None:
@@ -93,6 +104,7 @@ GENERATION: Final = Contest(
     ),
     clients=8,
     check=_check,
+    warm_up=_warm_up,
     measure=_measure,
     start_within=180,
 )

@@ -26,6 +26,10 @@ def _check(url: str, server: Server) -> None:
     check(url, server, QUESTIONS, CHECK_CLIENTS)
 
 
+def _warm_up(url: str, server: Server, clients: int) -> None:
+    press(url, server, QUESTIONS, clients=clients, seconds=2)
+
+
 def _measure(url: str, server: Server, clients: int, seconds: float) -> Figures:
     heard = press(url, server, QUESTIONS, clients=clients, seconds=seconds)
     return Figures(rate=heard.requests / heard.seconds, p50=heard.p50, p99=heard.p99)
@@ -48,6 +52,7 @@ OVERHEAD: Final = Contest(
     ),
     clients=32,
     check=_check,
+    warm_up=_warm_up,
     measure=_measure,
     start_within=60,
 )
