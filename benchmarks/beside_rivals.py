@@ -28,16 +28,14 @@ CONTESTS = {contest.name: contest for contest in (OVERHEAD, EMBEDDINGS, GENERATI
 
 
 def chosen(contest: Contest, only: str) -> list[Entrant]:
-    """The first of them, every Shoal, and the rivals whose name has a part of ``only`` in it, or all."""
+    """What is Shoal's own, and the rivals whose name has a part of ``only`` in it."""
     parts = [part.strip().lower() for part in only.split(",")]
-    first, *others = contest.entrants
-    kept = [e for e in others if "Shoal" in e.name or any(part in e.name.lower() for part in parts)]
-    return [first, *kept]
+    return [e for e in contest.entrants if not e.packages or any(part in e.name.lower() for part in parts)]
 
 
-def install_all(entrants: list[Entrant]) -> None:
-    fetch("minilm")
-    fetch("smollm2")
+def install_all(contest: Contest, entrants: list[Entrant]) -> None:
+    for model in contest.models:
+        fetch(model)
     for entrant in entrants:
         try:
             install(entrant)
@@ -77,7 +75,7 @@ def compete(contest: Contest, entrants: list[Entrant], results: Results, rounds:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("contest", choices=list(CONTESTS))
-    parser.add_argument("--only", default="", help="parts of the names of rivals, with commas")
+    parser.add_argument("--only", default="", help="parts of the names of rivals, with commas; shoal: none of them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, help="that ask at a time")
     parser.add_argument("--seconds", type=float, default=6.0, help="that a run takes; longer where answers do")
@@ -89,7 +87,7 @@ def main() -> None:
     results = begin(contest.name, contest.unit, options.clients or contest.clients, options.seconds)
     entrants = chosen(contest, options.only)
     if not options.inside:
-        install_all(entrants)
+        install_all(contest, entrants)
         if isolation.possible():
             isolation.enter(*sys.argv, "--inside")
     results.left_out = {e.name: why for e in entrants if (why := obstacle(e, options.inside))}

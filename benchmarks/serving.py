@@ -85,12 +85,17 @@ class Family:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], *, variables: Mapping[str, str] | None = None, log: Path | None = None
+    command: Sequence[str],
+    *,
+    variables: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    log: Path | None = None,
 ) -> Iterator[Family]:
-    """What it writes goes to the file ``log``, or nowhere."""
+    """In ``folder``, or in this process's; what it writes goes to the file ``log``, or nowhere."""
     with open(log or os.devnull, "wb") as output:
         leader = subprocess.Popen(
             command,
+            cwd=folder,
             env={**os.environ, **(variables or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,

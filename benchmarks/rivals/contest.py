@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -34,7 +35,8 @@ class Contest:
     title: str
     unit: str
     entrants: tuple[Entrant, ...]
-    clients: int
+    models: tuple[str, ...]  # built-in ones that they run
+    clients: int  # unless told otherwise
     check: Check
     warm_up: WarmUp
     measure: Measure
@@ -45,9 +47,8 @@ class Contest:
         if isinstance(entrant, Loop):
             return in_a_process(entrant, clients)
         with started(entrant, clients) as (url, family):
+            self._wait_until_right(url, entrant, family)
             try:
-                family.wait(lambda: self._answers(url, entrant), self.start_within)
-                self.check(url, entrant)
                 self.warm_up(url, entrant, clients)
                 cpu, began = family.cpu_seconds(), time.perf_counter()
                 figures = self.measure(url, entrant, clients, seconds)
@@ -58,13 +59,24 @@ class Contest:
                 raise Wrong(f"{type(error).__name__} {error}") from error
         return msgspec.structs.replace(figures, cores=cores, memory_bytes=memory)
 
-    def _answers(self, url: str, server: Server) -> bool:
+    def _wait_until_right(self, url: str, server: Server, family: Family) -> None:
+        """Raises :class:`NotServing` with what it last answered."""
+        last = ""
+
+        def right() -> bool:
+            nonlocal last
+            try:
+                self.check(url, server)
+            except (OSError, TimeoutError, ShoalError, Wrong) as error:
+                last = f"{type(error).__name__} {error}"
+                time.sleep(0.2)
+                return False
+            return True
+
         try:
-            self.check(url, server)
-        except (OSError, TimeoutError, ShoalError, Wrong):
-            time.sleep(0.2)
-            return False
-        return True
+            family.wait(right, self.start_within)
+        except NotServing as error:
+            raise NotServing(f"{last}; {error}") from error
 
 
 @contextmanager
@@ -77,8 +89,8 @@ def started(server: Server, clients: int) -> Iterator[tuple[str, Family]]:
         if server.packages:
             # What it writes beside is gone with it, and it finds its own commands first.
             variables |= {"HOME": folder, "PATH": f"{place.bin}:{os.environ['PATH']}"}
-        log = Path(folder) / "log"
-        with running(list(server.command(place)), variables=variables, log=log) as family:
+        start = partial(running, variables=variables, folder=place.folder if server.packages else None)
+        with start(list(server.command(place)), log=place.folder / "log") as family:
             yield f"http://127.0.0.1:{place.port}", family
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from rivals import bare, infinity, mosec, shoal, triton
 from rivals.contest import Contest
 from rivals.entrant import Figures, Loop, Server
-from rivals.load import check, press
+from rivals.load import check, figures, press
 from rivals.questions import FIRST, Questions
 from shoal.types import Array
 
@@ -44,8 +44,7 @@ def _warm_up(url: str, server: Server, clients: int) -> None:
 
 
 def _measure(url: str, server: Server, clients: int, seconds: float) -> Figures:
-    heard = press(url, server, QUESTIONS, clients=clients, seconds=seconds)
-    return Figures(rate=heard.requests / heard.seconds, p50=heard.p50, p99=heard.p99)
+    return figures(press(url, server, QUESTIONS, clients=clients, seconds=seconds))
 
 
 def _loop(uri: str, cores: int, clients: int) -> Figures:
@@ -78,5 +77,6 @@ EMBEDDINGS: Final = Contest(
     check=_check,
     warm_up=_warm_up,
     measure=_measure,
+    models=("minilm",),
     start_within=120,
 )

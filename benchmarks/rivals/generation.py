@@ -106,5 +106,6 @@ GENERATION: Final = Contest(
     check=_check,
     warm_up=_warm_up,
     measure=_measure,
+    models=("smollm2",),
     start_within=180,
 )

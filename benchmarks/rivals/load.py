@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 import numpy as np
 
-from rivals.entrant import Server, Wrong
+from rivals.entrant import Figures, Server, Wrong
 from rivals.questions import FIRST, Questions
 from shoal.bench.http import HttpConnection
 from shoal.errors import ShoalError
@@ -40,9 +40,16 @@ def press(url: str, server: Server, questions: Questions, *, clients: int, secon
     """Raises :class:`Wrong` if any was not answered well. No server is asked a question twice."""
     send = _with_wrk if shutil.which("wrk") else _with_python
     heard = send(url, server, questions, clients, seconds, next(_BLOCKS) * FIRST)
-    if heard.failed or not heard.requests:
+    if heard.failed:
         raise Wrong(f"{heard.failed} of {heard.requests} requests failed under load")
     return heard
+
+
+def figures(heard: Heard) -> Figures:
+    """Raises :class:`Wrong` where nothing was answered in the time."""
+    if not heard.requests:
+        raise Wrong(f"no answer within {heard.seconds:.0f} s under load")
+    return Figures(rate=heard.requests / heard.seconds, p50=heard.p50, p99=heard.p99)
 
 
 def _with_wrk(url: str, server: Server, questions: Questions, clients: int, seconds: float, first: int) -> Heard:

@@ -12,7 +12,7 @@ CACHE: Final = cache_folder(Config())
 MINILM: Final = find("minilm").folder(CACHE) / "onnx"
 
 #: For servers that take a model as a function in Python: the versions that Shoal runs on.
-MINILM_PACKAGES: Final = ("onnxruntime==1.32.0", "tokenizers==0.23.3", "numpy==2.4.6")
+MINILM_PACKAGES: Final = ("onnxruntime==1.32.0", "tokenizers==0.23.3")
 
 
 def fetch(name: str) -> None:

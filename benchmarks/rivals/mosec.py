@@ -30,6 +30,6 @@ EMBEDDINGS = Server(
     path="/inference",
     ask=lambda text: {"text": text},
     read=lambda answer: answer["embedding"],
-    packages=(*PACKAGES, *MINILM_PACKAGES),
+    packages=(*PACKAGES, *MINILM_PACKAGES, "numpy==2.4.6"),
     variables={"MINILM": str(MINILM)},
 )

@@ -8,7 +8,7 @@ from typing import Any, Final
 from rivals import bare, bentoml, litserve, mlserver, mosec, ray_serve, shoal, triton
 from rivals.contest import Contest
 from rivals.entrant import Figures, Server
-from rivals.load import check, press
+from rivals.load import check, figures, press
 from rivals.questions import FIRST, Questions
 
 REST: Final = [7_654_321 * (place + 2) % 90_000_000 + FIRST for place in range(13)]
@@ -31,8 +31,7 @@ def _warm_up(url: str, server: Server, clients: int) -> None:
 
 
 def _measure(url: str, server: Server, clients: int, seconds: float) -> Figures:
-    heard = press(url, server, QUESTIONS, clients=clients, seconds=seconds)
-    return Figures(rate=heard.requests / heard.seconds, p50=heard.p50, p99=heard.p99)
+    return figures(press(url, server, QUESTIONS, clients=clients, seconds=seconds))
 
 
 OVERHEAD: Final = Contest(
@@ -54,5 +53,6 @@ OVERHEAD: Final = Contest(
     check=_check,
     warm_up=_warm_up,
     measure=_measure,
+    models=(),
     start_within=60,
 )

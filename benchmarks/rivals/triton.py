@@ -86,6 +86,6 @@ EMBEDDINGS = Server(
     path="/v2/models/model/infer",
     ask=_text,
     read=output,
-    packages=(*PACKAGES, *MINILM_PACKAGES),
+    packages=(*PACKAGES, *MINILM_PACKAGES, "numpy==1.26.4"),
     variables={"MINILM": str(MINILM)},
 )

