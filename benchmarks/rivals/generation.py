@@ -107,5 +107,5 @@ GENERATION: Final = Contest(
     warm_up=_warm_up,
     measure=_measure,
     models=("smollm2",),
-    start_within=180,
+    start_within=300,
 )

@@ -22,7 +22,17 @@ def _finish(python: Path) -> Sequence[Sequence[str]]:
 
 
 def _run(place: Place) -> Sequence[str]:
-    serve = [str(place.python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(_model(place.python))]
+    # What it compiles at its first start is there for the next.
+    kept = f"VLLM_CACHE_ROOT={place.python.parent.parent / 'compiled'}"
+    serve = [
+        "env",
+        kept,
+        str(place.python),
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(_model(place.python)),
+    ]
     serve += ["--served-model-name", "smollm2", "--dtype", "bfloat16", "--max-model-len", "2048"]
     return [*serve, "--host", "127.0.0.1", "--port", str(place.port)]
 

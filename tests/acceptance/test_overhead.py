@@ -10,7 +10,7 @@ import msgspec
 from rivals.results import Results
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "beside_rivals.py"
-#: Of the rate of a bare echo. The machine may be busy, so this is no figure: a tenth of a second lost in each request fails.
+#: Of the rate of a bare echo. No figure, as the machine may be busy: a tenth of a second lost in each request fails.
 LEAST_RATIO = 0.01
 
 
