@@ -106,7 +106,7 @@ def show(results: Results, console: Console) -> None:
         )
     console.print(table)
     for name, why in results.left_out.items():
-        console.print(f"left out: {name}: {why}", markup=False, highlight=False)
+        console.print(f"left out: {name}: {why.splitlines()[0]}", markup=False, highlight=False)
 
 
 def spread(ratios: list[float]) -> str:

@@ -41,11 +41,11 @@ def _run(script: str, config: str) -> Callable[[Place], Sequence[str]]:
         version.mkdir(parents=True)
         (version.parent / "config.pbtxt").write_text(config)
         shutil.copyfile(SERVERS / script, version / "model.py")
+        shutil.copyfile(SERVERS / "minilm.py", version / "minilm.py")  # the back end looks for modules here alone
         (home,) = place.python.parent.parent.glob("lib/python*/site-packages/pytriton/tritonserver")
         return [
             "env",
             f"LD_LIBRARY_PATH={home.parent.parent / 'nvidia_pytriton.libs'}",
-            f"PYTHONPATH={home.parent.parent}:{SERVERS}",
             str(home / "bin" / "tritonserver"),
             f"--model-repository={version.parent.parent}",
             f"--backend-directory={_back_ends(home, place.folder)}",
