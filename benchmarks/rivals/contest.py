@@ -20,9 +20,10 @@ from rivals.entrant import Entrant, Figures, Loop, Place, Server, Wrong
 from rivals.environments import python
 from shoal.errors import ShoalError
 
+CHECKED: Final = 64  # answers, before a measurement and after it
 LOOP_WITHIN: Final = 300.0  # seconds for a bare loop
 
-Check = Callable[[str, Server], None]  # address, server; raises when it does not answer well
+Check = Callable[[str, Server, int], None]  # address, server, how many answers; raises when they are not right
 WarmUp = Callable[[str, Server, int], None]  # address, server, clients
 Measure = Callable[[str, Server, int, float], Figures]  # address, server, clients, seconds
 
@@ -49,12 +50,13 @@ class Contest:
         with started(entrant, clients) as (url, family):
             self._wait_until_right(url, entrant, family)
             try:
+                self.check(url, entrant, CHECKED)
                 self.warm_up(url, entrant, clients)
                 cpu, began = family.cpu_seconds(), time.perf_counter()
                 figures = self.measure(url, entrant, clients, seconds)
                 cores = (family.cpu_seconds() - cpu) / (time.perf_counter() - began)
                 memory = family.memory_bytes()
-                self.check(url, entrant)
+                self.check(url, entrant, CHECKED)
             except (OSError, TimeoutError, ShoalError) as error:
                 raise Wrong(f"{type(error).__name__} {error}") from error
         return msgspec.structs.replace(figures, cores=cores, memory_bytes=memory)
@@ -66,7 +68,7 @@ class Contest:
         def right() -> bool:
             nonlocal last
             try:
-                self.check(url, server)
+                self.check(url, server, 1)
             except (OSError, TimeoutError, ShoalError, Wrong) as error:
                 last = f"{type(error).__name__} {error}"
                 time.sleep(0.2)

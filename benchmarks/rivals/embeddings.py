@@ -35,8 +35,8 @@ def _expected(numbers: tuple[int, ...]) -> Array:
 QUESTIONS: Final = Questions(make=lambda spelt: f"{spelt} {REST}", right=_right, joiner=" ", digits=WORDS)
 
 
-def _check(url: str, server: Server) -> None:
-    check(url, server, QUESTIONS, clients=32)
+def _check(url: str, server: Server, count: int) -> None:
+    check(url, server, QUESTIONS, 32, count)
 
 
 def _warm_up(url: str, server: Server, clients: int) -> None:

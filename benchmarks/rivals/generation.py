@@ -72,14 +72,14 @@ def _load(url: str, clients: int, seconds: float, tokens: int, seed: int) -> Run
     return done
 
 
-def _check(url: str, server: Server) -> None:
+def _check(url: str, server: Server, count: int) -> None:
     """Does it know what the model knows?"""
-    asyncio.run(_ask_known(url))
+    asyncio.run(_ask_known(url, count))
 
 
-async def _ask_known(url: str) -> None:
+async def _ask_known(url: str, count: int) -> None:
     connection = HttpConnection(urlsplit(url))
-    for prompt, expected in KNOWN:
+    for prompt, expected in KNOWN[:count]:
         body = {"model": "smollm2", "prompt": prompt, "max_tokens": 16, "temperature": 0}
         status = await connection.post("/v1/completions", msgspec.json.encode(body), ANSWER_WITHIN)
         answer = bytes(connection.body)

@@ -21,7 +21,6 @@ from shoal.errors import ShoalError
 
 SCRIPT = Path(__file__).parent / "wrk.lua"
 ANSWER_WITHIN = 30.0  # seconds
-CHECKED = 64  # answers, before the load and after it
 _BLOCKS = itertools.cycle(range(2, 10))  # each load has ten million numbers of its own
 
 
@@ -94,7 +93,7 @@ def _with_python(url: str, server: Server, questions: Questions, clients: int, s
     return Heard(len(latencies), time.perf_counter() - began, size, failed, p50, p99)
 
 
-def check(url: str, server: Server, questions: Questions, clients: int, count: int = CHECKED) -> None:
+def check(url: str, server: Server, questions: Questions, clients: int, count: int) -> None:
     """Are answers right, also in company? Raises :class:`Wrong`, OSError, TimeoutError, ShoalError."""
     answered = asyncio.run(_answers(url, server, questions, clients, range(FIRST, FIRST + count)))
     if not questions.right(range(FIRST, FIRST + count), answered):

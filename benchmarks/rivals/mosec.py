@@ -18,6 +18,7 @@ def _run(script: str) -> Callable[[Place], Sequence[str]]:
         str(SERVERS / script),
         "--address=127.0.0.1",
         f"--port={place.port}",
+        "--timeout=60000",  # milliseconds
         f"--path={place.folder / 'sockets'}{os.sep}",
     ]
 

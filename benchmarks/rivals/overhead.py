@@ -22,8 +22,8 @@ def _right(numbers: Sequence[int], answers: Sequence[Any]) -> bool:
 QUESTIONS: Final = Questions(make=lambda spelt: [int(spelt), *REST], right=_right, size=200)
 
 
-def _check(url: str, server: Server) -> None:
-    check(url, server, QUESTIONS, CHECK_CLIENTS)
+def _check(url: str, server: Server, count: int) -> None:
+    check(url, server, QUESTIONS, CHECK_CLIENTS, count)
 
 
 def _warm_up(url: str, server: Server, clients: int) -> None:
