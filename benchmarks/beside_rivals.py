@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder that they are kept in")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that what runs is ended
     contest = CONTESTS[options.contest]
     console = Console(width=None if sys.stdout.isatty() else 200)
     results = begin(contest.name, contest.unit, options.clients or contest.clients, options.seconds)
