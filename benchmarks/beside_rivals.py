@@ -91,7 +91,7 @@ def main() -> None:
     if not options.inside:
         install_all(contest, entrants)
         if isolation.possible():
-            isolation.enter(*sys.argv, "--inside")
+            sys.exit(isolation.run(*sys.argv, "--inside"))
     results.left_out = {e.name: why for e in entrants if (why := obstacle(e, options.inside))}
     cores, load = results.machine["cores"], results.machine["load_before"]
     console.print(f"{contest.title}: {results.clients} clients, {cores} cores, load before: {load:.2f}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 from typing import Final
+
+from serving import END_WITHIN
 
 _NAMESPACES: Final = [
     "unshare",
@@ -27,7 +28,13 @@ def possible() -> bool:
     return subprocess.run([*_NAMESPACES, *_LOOPBACK], capture_output=True, check=False).returncode == 0
 
 
-def enter(*arguments: str) -> None:
-    """Run this script again with ``arguments`` inside, in place of this process. Does not return."""
-    inside = f'{" ".join(_LOOPBACK)} && exec "$@"'
-    os.execvp("unshare", [*_NAMESPACES, "sh", "-c", inside, "sh", sys.executable, *arguments])
+def run(*arguments: str) -> int:
+    """This script again with ``arguments``, inside; returns its exit code. What ends this ends all of it."""
+    script = f'{" ".join(_LOOPBACK)} && exec "$@"'
+    with subprocess.Popen([*_NAMESPACES, "sh", "-c", script, "sh", sys.executable, *arguments]) as inside:
+        try:
+            return inside.wait()
+        except KeyboardInterrupt:  # those inside were interrupted too, and are ending what they started
+            return inside.wait(END_WITHIN + 5)
+        finally:
+            inside.kill()
