@@ -14,7 +14,7 @@ PACKAGES = ("mlserver==1.7.1",)
 
 def _run(place: Place) -> Sequence[str]:
     settings = {"host": "127.0.0.1", "http_port": place.port, "grpc_port": place.port + 1}
-    # Inference in its own process halves MLServer's rate here; a model that costs nothing needs none.
+    # A model that costs nothing needs no processes of its own.
     settings |= {"metrics_port": place.port + 2, "parallel_workers": 0, "debug": False}
     (place.folder / "settings.json").write_bytes(msgspec.json.encode(settings))
     model = {"name": "echo", "implementation": "mlserver_echo.Echo"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,12 +14,13 @@ import pytest
 from beside_rivals import chosen, compete
 from rich.console import Console
 from rivals import bare
-from rivals.contest import Contest
+from rivals.contest import Contest, started
 from rivals.entrant import Entrant, Figures, Place, Server, Wrong
 from rivals.environments import NotInstalled, install, is_installed
-from rivals.overhead import OVERHEAD
+from rivals.load import figures, press
+from rivals.overhead import OVERHEAD, QUESTIONS
 from rivals.results import begin, show
-from serving import NotServing, running
+from serving import NotServing, answers, running
 
 SLEEPS = "import time; time.sleep(60)"
 FORKS = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEPS!r}]); {SLEEPS}"
@@ -47,6 +49,18 @@ def test_a_server_whose_answers_are_not_right_is_not_measured() -> None:
     shouts = replace(bare.ECHO, read=lambda answer: [number + 1 for number in answer["data"]])
     with pytest.raises(NotServing, match="not what was asked for"):
         replace(OVERHEAD, start_within=3.0).run(shouts, 1, 0.1)
+
+
+@pytest.mark.parametrize("tool", ["wrk", "none"])
+def test_a_load_is_counted_whatever_makes_it(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tool == "wrk" and not shutil.which("wrk"):
+        pytest.skip("wrk is not installed")
+    monkeypatch.setattr("rivals.load.shutil.which", lambda name: name == tool)
+    with started(bare.ECHO, 2) as (url, family):
+        family.wait(lambda: answers(url), 30)
+        heard = press(url, bare.ECHO, QUESTIONS, clients=2, seconds=1)
+        assert figures(heard).rate > 1
+        assert heard.bytes >= 200 * heard.requests
 
 
 @pytest.mark.parametrize("code", [FORKS, DEAF])
