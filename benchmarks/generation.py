@@ -15,6 +15,7 @@ import urllib.request
 import httpx
 import msgspec
 import numpy as np
+from serving import shoal
 
 from shoal.config import Config, cache_folder
 from shoal.engines.base import EngineOptions, Row
@@ -23,7 +24,6 @@ from shoal.model_store import no_progress, pull
 
 PROMPT_TOKENS = 100
 ANSWER_TOKENS = 64
-PORT = 9950
 
 
 class Result(msgspec.Struct):
@@ -61,8 +61,8 @@ def bare(streams: int, threads: int) -> Result:
     return generate(ANSWER_TOKENS)
 
 
-async def over_http(streams: int) -> Result:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{PORT}", timeout=120) as client:
+async def over_http(address: str, streams: int) -> Result:
+    async with httpx.AsyncClient(base_url=f"http://{address}", timeout=120) as client:
 
         async def one(prompt: list[int]) -> tuple[float, int]:
             body = {"model": "smollm2", "prompt": prompt, "max_tokens": ANSWER_TOKENS, "temperature": 0, "stream": True}
@@ -87,29 +87,14 @@ async def over_http(streams: int) -> Result:
 
 def served(streams: int) -> Result:
     """One server of one worker, which has all cores; warmed up with other prompts than the measured ones."""
-    command = [sys.executable, "-m", "shoal", "serve", "smollm2", "--workers", "1", "--listen-port", str(PORT)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as server:
-        try:
-            _wait_until_ready()
-            _warm_up()
-            return asyncio.run(over_http(streams))
-        finally:
-            server.terminate()
+    with shoal("smollm2", "--workers", "1") as address:
+        _warm_up(address)
+        return asyncio.run(over_http(address, streams))
 
 
-def _wait_until_ready() -> None:
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health/ready", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise SystemExit("the server did not become ready within a minute")
-
-
-def _warm_up() -> None:
+def _warm_up(address: str) -> None:
     body = json.dumps({"model": "smollm2", "prompt": "The sea", "max_tokens": 16}).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{PORT}/v1/completions", body)
+    request = urllib.request.Request(f"http://{address}/v1/completions", body)
     request.add_header("content-type", "application/json")
     urllib.request.urlopen(request, timeout=60).close()
 

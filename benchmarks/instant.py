@@ -40,7 +40,7 @@ class Instant:
     def start(self, changed: Callable[[], None]) -> None:
         return None
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+    async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk, None]:
         self.called += 1
         for index in range(TOKENS - 1):
             yield Chunk(" fish", (index,))

@@ -10,23 +10,18 @@ import asyncio
 import io
 import os
 import statistics
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import msgspec
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from serving import shoal
 
 from shoal.client import AsyncClient
 from shoal.config import Config, cache_folder
 from shoal.model_store import no_progress, pull
 from shoal.types import Array
 
-PORT = 9970
 HEIGHT = 800  # pixels
 PROCESSES = (0, 1, 2)
 
@@ -52,7 +47,7 @@ def scan(client: int) -> Array:
     return np.array([[file.getvalue()]], np.object_)
 
 
-async def measure(scans: list[Array], requests: int) -> Result:
+async def measure(address: str, scans: list[Array], requests: int) -> Result:
     latencies: list[float] = []
 
     async def ask(client: AsyncClient, number: int, times: int) -> None:
@@ -62,35 +57,12 @@ async def measure(scans: list[Array], requests: int) -> Result:
             latencies.append(time.perf_counter() - began)
             assert answer["text"][0, 0].decode() == text(number), answer
 
-    async with AsyncClient(f"127.0.0.1:{PORT}", timeout=120) as client:
+    async with AsyncClient(address, timeout=120) as client:
         await asyncio.gather(*(ask(client, number, 1) for number in range(len(scans))))  # warms up
         latencies.clear()
         began = time.perf_counter()
         await asyncio.gather(*(ask(client, number, requests) for number in range(len(scans))))
         return Result(len(latencies) / (time.perf_counter() - began), statistics.median(latencies))
-
-
-@contextmanager
-def server(processes: int) -> Iterator[None]:
-    """One worker, which has all cores."""
-    command = [sys.executable, "-m", "shoal", "serve", "ocr", "--workers", "1", "--listen-port", str(PORT)]
-    command += ["--preproc-processes", str(processes)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as running:
-        try:
-            _wait_until_ready()
-            yield
-        finally:
-            running.terminate()
-
-
-def _wait_until_ready() -> None:
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health/ready", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise SystemExit("the server did not become ready within a minute")
 
 
 def main() -> None:
@@ -109,8 +81,9 @@ def main() -> None:
     for round_number in range(1, options.rounds + 1):
         results: dict[int, Result] = {}
         for processes in PROCESSES:
-            with server(processes):
-                results[processes] = asyncio.run(measure(scans, options.requests))
+            # One worker, which has all cores.
+            with shoal("ocr", "--workers", "1", "--preproc-processes", str(processes)) as address:
+                results[processes] = asyncio.run(measure(address, scans, options.requests))
         for processes, found in ratios.items():
             found.append(results[processes].pictures_per_second / results[0].pictures_per_second)
         told = "; ".join(

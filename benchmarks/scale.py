@@ -78,7 +78,7 @@ class Counting:
     async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred, None]:
         yield Inferred(request.inputs)
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+    async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk, None]:
         total = request.sampling.max_tokens or 1
         for token in range(len(request.output), total):
             await asyncio.sleep(PACE)
@@ -239,7 +239,7 @@ async def stream() -> float:
     connection.close()
     if status != 200 or text.split() != [str(token) for token in range(TOKENS)]:
         raise AssertionError(f"{status}: a stream came as {text!r}")
-    times = [began, *connection.parts]
+    times = [began, *(at for at, _ in connection.parts)]
     return max(after - before for before, after in pairwise(times))
 
 

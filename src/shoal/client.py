@@ -158,29 +158,30 @@ class AsyncClient:
                     raise  # the coordinator is there and says that it can do no more
             connection = await self._call(patience=min(PATIENCE, deadline - now()))
 
-    async def infer(self, model: str, inputs: Tensors) -> Tensors:
-        """Run a tensor model: named arrays in, named arrays out (read-only views)."""
-        async with aclosing(self._inferred(model, inputs)) as parts:
+    async def infer(self, model: str, inputs: Tensors, *, key: str = "") -> Tensors:
+        """Run a tensor model: named arrays in, named arrays out (read-only views). ``key`` chooses the shard of a model
+        in shards where no input does."""
+        async with aclosing(self._inferred(model, inputs, key)) as parts:
             async for part in parts:
                 if not part.last:
                     raise InvalidRequest(f"model '{model}' answers in parts: use infer_stream", param="model")
                 return part.outputs
         raise ShoalError("the server ended the answer before its end")
 
-    async def infer_stream(self, model: str, inputs: Tensors) -> AsyncGenerator[Tensors, None]:
+    async def infer_stream(self, model: str, inputs: Tensors, *, key: str = "") -> AsyncGenerator[Tensors, None]:
         """The same for a model that answers in parts, as they come. Closing the generator stops the computing."""
-        async with aclosing(self._inferred(model, inputs)) as parts:
+        async with aclosing(self._inferred(model, inputs, key)) as parts:
             async for part in parts:
                 if part.outputs:
                     yield part.outputs
 
-    async def _inferred(self, model: str, inputs: Tensors) -> AsyncGenerator[Inferred, None]:
+    async def _inferred(self, model: str, inputs: Tensors, key: str) -> AsyncGenerator[Inferred, None]:
         given: Mapping[str, object] = inputs
         for name, value in given.items():
             if not isinstance(value, np.ndarray):
                 kind = type(value).__name__
                 raise InvalidRequest(f"{name}: expected a numpy array, got {kind}", param=name)
-        request = Infer(_request_id(), ModelName(model), inputs)
+        request = Infer(_request_id(), ModelName(model), inputs, key=key)
         deadline = now() + self._timeout
         begun = False
         while True:
@@ -291,13 +292,14 @@ class Client:
         """Generate and yield the answer as it comes; the arguments are those of :meth:`generate`."""
         return self._iterate(self._client.stream(prompt, model=model, **sampling))
 
-    def infer(self, model: str, inputs: Tensors) -> Tensors:
-        """Run a tensor model: named arrays in, named arrays out (read-only views)."""
-        return self._run(self._client.infer(model, inputs))
+    def infer(self, model: str, inputs: Tensors, *, key: str = "") -> Tensors:
+        """Run a tensor model: named arrays in, named arrays out (read-only views). ``key`` chooses the shard of a model
+        in shards where no input does."""
+        return self._run(self._client.infer(model, inputs, key=key))
 
-    def infer_stream(self, model: str, inputs: Tensors) -> Generator[Tensors, None, None]:
+    def infer_stream(self, model: str, inputs: Tensors, *, key: str = "") -> Generator[Tensors, None, None]:
         """The same for a model that answers in parts, as they come."""
-        return self._iterate(self._client.infer_stream(model, inputs))
+        return self._iterate(self._client.infer_stream(model, inputs, key=key))
 
     def embed(self, texts: Sequence[str], *, model: str = "minilm") -> Array:
         """Embed texts; returns float32 of shape (texts, width), each row of length one."""

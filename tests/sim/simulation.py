@@ -70,7 +70,7 @@ class NumbersRuntime:
         self.info = msgspec.structs.replace(self.info, state=ModelState.READY)
         self._changed()
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+    async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk, None]:
         self.running.add(request.request_id)
         try:
             total = request.sampling.max_tokens or 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import numpy as np
 import pytest
@@ -12,9 +14,9 @@ from sim.simulation import MODEL, TABLE, Fleet, NumbersRuntime, ShardRuntime, co
 
 from shoal.clock import now
 from shoal.config import ModelConfig, ShardConfig
-from shoal.errors import DeadlineExceeded, InvalidRequest, ModelUnavailable, WorkerLost
+from shoal.errors import DeadlineExceeded, EngineFailed, InvalidRequest, ModelUnavailable, WorkerLost
 from shoal.load_balancer import POLICIES
-from shoal.messages import Generate, ModelInfo
+from shoal.messages import Chunk, Generate, ModelInfo
 from shoal.model_registry import ModelSpec
 from shoal.router import Reason, sharding
 from shoal.types import ModelKind, ModelName, ModelState, RequestId, Sampling, TextPrompt, WorkerId, WorkerState
@@ -333,6 +335,34 @@ def test_a_fallback_model_goes_before_a_silent_worker_and_a_silent_worker_before
             await asyncio.sleep(0.2)
             f.network.faults("w1").heal()
             assert await asked == {""}
+
+    simulate(scenario())
+
+
+class Picky(NumbersRuntime):
+    """Fails at every request for 13 tokens."""
+
+    async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk, None]:
+        if request.sampling.max_tokens == 13:
+            raise EngineFailed("it cannot count to thirteen")
+        async with aclosing(super().generate(request, deadline=deadline)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+def test_requests_that_every_engine_fails_at_do_not_take_the_workers_from_the_others() -> None:
+    async def scenario() -> None:
+        async with fleet() as f:
+            for host in ("w1", "w2"):
+                await f.add_worker(host, runtime=Picky())
+            await f.until_ready(2)
+            for _ in range(20):
+                bad = [asyncio.create_task(f.ask(13)) for _ in range(4)]
+                assert await f.ask(2) == counting(2)
+                for error in await asyncio.gather(*bad, return_exceptions=True):
+                    assert isinstance(error, EngineFailed)
+            assert await f.ask(2) == counting(2)
+            assert f.decisions()[-1].reason is Reason.EJECTED
 
     simulate(scenario())
 

@@ -30,10 +30,11 @@ from sim.simulation import (
 from shoal.client import AsyncClient
 from shoal.clock import now
 from shoal.config import CoordinatorConfig, KeepConfig, ModelConfig, ShardConfig
-from shoal.errors import Cancelled, Conflict, ModelUnavailable, WorkerLost
+from shoal.errors import Cancelled, Conflict, InvalidRequest, ModelUnavailable, WorkerLost
 from shoal.messages import Chunk, Generate
 from shoal.model_registry import ModelSpec, Registry
 from shoal.node import Coordinator
+from shoal.router import sharding
 from shoal.rpc import Hello, connect
 from shoal.types import ModelKind, RequestId, Sampling, TextPrompt
 
@@ -207,6 +208,22 @@ def test_a_name_with_a_place_that_does_not_fit_begins_anew_and_ends_what_had_it(
             f.assert_nothing_is_left()
             assert (kept(f), kept(f, "_bytes")) == (0, 0)
 
+
+def test_a_client_may_say_which_shard_its_rows_belong_to() -> None:
+    shards = ShardConfig(count=3)
+    spec = ModelSpec(name=TABLE, kind=ModelKind.TENSOR, settings=ModelConfig(shards=shards))
+
+    async def scenario() -> None:
+        async with fleet(specs=[spec]) as f, client(f) as c:
+            for shard in range(3):
+                await f.add_worker(f"w{shard}", runtime=ShardRuntime(shard))
+            await f.until_ready(3)
+            for key in ("ada", "José", "42"):
+                answer = await c.infer(TABLE, {"id": np.arange(2)}, key=key)
+                assert answer["shard"].tolist() == [sharding(shards)(key)] * 2
+            with pytest.raises(InvalidRequest, match="needs a key"):
+                await c.infer(TABLE, {"id": np.arange(2)})
+
     simulate(scenario())
 
 
@@ -226,9 +243,9 @@ def test_a_stream_goes_on_with_another_coordinator() -> None:
 class HastyRuntime(NumbersRuntime):
     """Goes on in longer chunks than it begins with."""
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+    async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk, None]:
         most, held = 3 if request.output else 1, list[Chunk]()
-        async with aclosing(super().generate(request)) as chunks:
+        async with aclosing(super().generate(request, deadline=deadline)) as chunks:
             async for chunk in chunks:
                 held.append(chunk)
                 if len(held) == most or chunk.finish_reason is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sim.simulation import STEP, Fleet, fleet, simulate
 
-from shoal.config import ModelConfig, ResourceConfig, ShardConfig
+from shoal.config import ModelConfig, ResourceConfig, ShardConfig, TensorConfig
 from shoal.discovery import MemoryStore
 from shoal.errors import (
     Conflict,
@@ -23,9 +23,11 @@ from shoal.errors import (
     NotFound,
     ShoalError,
 )
-from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo
+from shoal.messages import Chunk, Generate, Infer, Inferred, Load, MetricFamily, ModelInfo, Sample
 from shoal.model_registry import ModelSpec, Placement
+from shoal.telemetry.relay import MAX_SOURCES
 from shoal.types import ModelKind, ModelName, ModelState, RequestId, TensorSpec, WorkerId
+from shoal.worker.reports import METRICS_INTERVAL
 
 ALL = Placement()
 LOADS_IN = 2.0  # seconds
@@ -49,7 +51,8 @@ class Scripted:
         return Load(in_flight=self.running)
 
     def metrics(self) -> Iterable[MetricFamily]:
-        return ()
+        sample = Sample("shoal_batch_rows", {"model": self.info.name, "version": self.info.version}, 1.0)
+        return (MetricFamily("shoal_batch_rows", "", "gauge", (sample,)),)
 
     def start(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -60,7 +63,7 @@ class Scripted:
         self.info = msgspec.structs.replace(self.info, state=state, reason=reason)
         self._changed()
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+    async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk, None]:
         for chunk in tuple[Chunk, ...]():
             yield chunk
 
@@ -159,6 +162,25 @@ def test_a_version_is_loaded_promoted_and_the_old_one_unloaded_without_a_failed_
             assert await w.ask() == 2
             with pytest.raises(ModelNotFound):
                 await w.ask("m@1")
+
+    simulate(scenario())
+
+
+def test_what_models_that_have_gone_measured_goes_with_them_however_many_there_were() -> None:
+    async def scenario() -> None:
+        async with world(workers=1) as w:
+            (worker,) = w.fleet.coordinator.fleet.members()
+            for number in range(MAX_SOURCES + 20):
+                await w.control.load(f"m@{number}", FINE, ALL)
+                await asyncio.sleep(METRICS_INTERVAL)
+                await w.control.unload("m")
+            assert w.fleet.coordinator.fleet.members() == (worker,)
+            await w.control.load("n", FINE, ALL)
+            await asyncio.sleep(METRICS_INTERVAL)
+            shown = w.fleet.coordinator.metrics.render().decode()
+            assert [line for line in shown.split("\n") if line.startswith("shoal_batch_rows{")] == [
+                f'shoal_batch_rows{{model="n",version="1",worker="{worker.worker_id}"}} 1.0'
+            ]
 
     simulate(scenario())
 
@@ -438,6 +460,27 @@ def test_a_named_worker_gets_it_and_an_unknown_one_is_named() -> None:
             assert list(w.replicas("m@1")) == [ids[1]]
             with pytest.raises(InvalidRequest, match="there is no worker 'nobody'"):
                 await w.control.load("m@2", FINE, Placement(workers=(WorkerId("nobody"),)))
+
+    simulate(scenario())
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (ModelConfig(uri="echo", preproc=("polish",)), "there is no step 'polish'"),
+        (
+            ModelConfig(uri="echo", postproc=({"softmax": {}, "top_k": {"k": 1}},)),
+            "a step is one name with its options",
+        ),
+        (ModelConfig(uri="echo", inputs=(TensorConfig(name="x", dtype="FP8", shape=(1,)),)), r"inputs\[0\]: .* FP8"),
+    ],
+)
+def test_settings_that_no_worker_could_load_are_the_operators_to_mend(settings: ModelConfig, says: str) -> None:
+    async def scenario() -> None:
+        async with world(1) as w:
+            with pytest.raises(InvalidRequest, match=says):
+                await w.control.load("m", settings, ALL)
+            assert not w.built
 
     simulate(scenario())
 

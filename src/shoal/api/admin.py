@@ -23,6 +23,7 @@ from shoal.errors import (
     InvalidRequest,
     ModelUnavailable,
     NotFound,
+    Overloaded,
     ShoalError,
 )
 from shoal.model_registry import Placement, parse_model_id
@@ -99,6 +100,7 @@ _CHANGES: Final[Errors] = (InvalidRequest, NotFound, Conflict)
 _LOAD_MODEL: Final = _says(
     ModelView, "Load a model", Conflict, ModelUnavailable, DeadlineExceeded, status=201, body=LoadBody
 )
+_UNLOAD: Final = _says(Unloaded, "Unload a model or a version", *_CHANGES, Overloaded)
 _POINT: Final = _says(Pointed, "Let an alias lead to models, by weight", *_CHANGES, body=AliasBody)
 _DRAIN_WORKER: Final = Operation(
     "Let a worker finish what it has, and leave",
@@ -121,7 +123,7 @@ def routes(
     table: list[tuple[str, str, Handle, Operation]] = [
         ("GET", "/admin/models", admin.list_models, _says(ModelsView, "Every version of every model, and aliases")),
         ("POST", "/admin/models", admin.load, _LOAD_MODEL),
-        ("DELETE", "/admin/models/{model}", admin.unload, _says(Unloaded, "Unload a model or a version", *_CHANGES)),
+        ("DELETE", "/admin/models/{model}", admin.unload, _UNLOAD),
         ("POST", "/admin/models/{model}/promote", admin.promote, _says(ModelView, "Make a version live", *_CHANGES)),
         ("PUT", "/admin/aliases/{alias}", admin.point, _POINT),
         ("DELETE", "/admin/aliases/{alias}", admin.unpoint, _says(Deleted, "Take an alias away", *_CHANGES)),

@@ -19,7 +19,7 @@ from shoal.api.local import check_page
 from shoal.api.memory import BodyMemory
 from shoal.api.openapi.document import route_to_document
 from shoal.api.plane import Plane
-from shoal.api.routing import Route, Routes
+from shoal.api.routing import SAFE_METHODS, Route, Routes
 from shoal.coordinator.jobs import Jobs
 from shoal.coordinator.keeper import Keeper
 from shoal.errors import MethodNotAllowed, ModelUnavailable, ShoalError
@@ -28,7 +28,6 @@ from shoal.telemetry.tracing import Span, SpanKind, span
 logger = logging.getLogger(__name__)
 
 DEFAULT_LIMITS = ApiLimits()
-SAFE_METHODS = ("GET", "HEAD")  # they make nobody work
 
 
 def build_app(

@@ -11,7 +11,9 @@ import msgspec
 from shoal.api.asgi import Exchange, Header
 from shoal.api.open_inference import errors as open_inference
 from shoal.api.openai import errors as openai
-from shoal.errors import Cancelled, ShoalError
+from shoal.errors import Cancelled, Overloaded, ShoalError
+
+LEAST_PAUSE = 1.0  # seconds that a full server asks for where nobody knows better
 
 
 async def answer_error(exchange: Exchange, error: ShoalError, *, headers: Sequence[Header] = ()) -> None:
@@ -45,7 +47,8 @@ def is_open_inference(path: str) -> bool:
 def retry_headers(error: ShoalError) -> list[Header]:
     # OpenAI's clients obey x-should-retry before they look at the status.
     headers = [(b"x-should-retry", b"true" if error.retryable else b"false")]
-    if error.retry_after is not None:
-        seconds = max(1, math.ceil(error.retry_after))  # HTTP has whole seconds only; 0 would mean at once
+    after = LEAST_PAUSE if error.retry_after is None and isinstance(error, Overloaded) else error.retry_after
+    if after is not None:
+        seconds = max(1, math.ceil(after))  # HTTP has whole seconds only; 0 would mean at once
         headers.append((b"retry-after", str(seconds).encode()))
     return headers

@@ -12,6 +12,8 @@ from shoal.errors import Forbidden, InvalidRequest
 
 HINT = "; set coordinator.admin to 'any' where another guard stands before it"
 
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")  # what proxies add for somebody else
+
 
 def check_client(exchange: Exchange, *, anybody: bool) -> None:
     """Raises :class:`Forbidden`, and :class:`InvalidRequest` for a write that does not say it is JSON.
@@ -22,7 +24,7 @@ def check_client(exchange: Exchange, *, anybody: bool) -> None:
     if not anybody:
         if not _is_loopback(exchange.client):
             raise Forbidden(f"/admin answers to clients on its own machine alone, not to {exchange.client}{HINT}")
-        if forwarded := [name for name in ("forwarded", "x-forwarded-for") if _header(exchange, name)]:
+        if forwarded := [name for name in FORWARDED if _header(exchange, name)]:
             raise Forbidden(f"/admin does not answer through a proxy ('{forwarded[0]}' is set){HINT}")
         host = _host(_header(exchange, "host"))
         if host != "localhost" and not _is_loopback(host):

@@ -14,6 +14,7 @@ from shoal.errors import MethodNotAllowed, NotFound
 
 Handler = Callable[[Exchange], Awaitable[None]]
 
+SAFE_METHODS: Final = ("GET", "HEAD")  # they make nobody work: web pages of other sites may use them
 PARAMETER: Final = re.compile(r"\{(?P<name>\w+)(?P<rest>\*?)\}")
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 

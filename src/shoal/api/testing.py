@@ -92,8 +92,9 @@ class FakePlane:
                     name=ModelName(model.name),
                     kind=model.kind,
                     version=Version(model.version),
-                    inputs=INPUTS.get(model.name, ()),
-                    outputs=OUTPUTS.get(model.name, ()),
+                    inputs=model.inputs or INPUTS.get(model.name, ()),
+                    outputs=model.outputs or OUTPUTS.get(model.name, ()),
+                    batchable=model.batchable,
                 )
         raise ModelNotFound(f"there is no model {name!r}", param="model")
 

@@ -36,7 +36,8 @@ class HttpConnection(asyncio.Protocol):
         self._done: asyncio.Future[None] | None = None
         self.status = 0
         self.body = bytearray()
-        self.parts: list[float] = []  # when each piece of the body came, on the loop's clock
+        #: Of each piece of the body: when it came, on the loop's clock, and how long the body was with it.
+        self.parts: list[tuple[float, int]] = []
 
     async def post(self, path: str, body: bytes, timeout: float) -> int:
         """Returns the status; the body and its times are attributes. Raises OSError, TimeoutError, ConnectionBroken."""
@@ -100,7 +101,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self.body += body
-        self.parts.append(self._loop.time())
+        self.parts.append((self._loop.time(), len(self.body)))
 
     def on_message_complete(self) -> None:
         if self._transport is not None and not self._parser.should_keep_alive():

@@ -18,8 +18,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     sent: float
     ended: float
     outcome: str  # "ok", an HTTP status, or how the connection failed
-    first: float | None = None  # when the first part of a streamed answer came
-    gaps: tuple[float, ...] = ()  # seconds between the parts of a streamed answer
+    first: float | None = None  # when the first piece of a streamed answer came that brought something of it
+    gaps: tuple[float, ...] = ()  # seconds between such pieces
     tokens: int = 0  # generated
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -43,3 +43,4 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     duration: float  # seconds, without the warm-up
     machine: dict[str, Any]
     records: tuple[Record, ...]
+    generator_busy: float = 0.0  # share of a core that the load generator used, which has one at most

@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import random
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,10 +22,9 @@ from shoal.bench.http import HttpConnection
 from shoal.bench.load import MAX_IN_FLIGHT, Closed, Load, Open, TraceItem
 from shoal.bench.record import Record, Run
 from shoal.bench.scenario import Scenario, Sizes, encode
+from shoal.bench.stream import read_stream
 from shoal.clock import now
 from shoal.errors import ShoalError
-
-_DATA = b"data: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,7 @@ class Plan:
 async def run(plan: Plan, progress: Callable[[float], None] = lambda _share: None) -> Run:
     """Measure. ``progress`` is called now and then with the share that is done, 0 to 1."""
     bench = _Bench(plan)
+    cpu, began = time.process_time(), now()
     watching = Tasks()
     watching.start(bench.tell(progress), name="progress")
     try:
@@ -58,6 +59,7 @@ async def run(plan: Plan, progress: Callable[[float], None] = lambda _share: Non
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         duration=max((record.ended for record in records), default=0.0),
         machine=_machine(),
+        generator_busy=(time.process_time() - cpu) / max(now() - began, 1e-9),
         records=tuple(records),
     )
 
@@ -153,37 +155,31 @@ def _record(
 ) -> Record:
     if status != 200:
         return Record(due, sent, ended, str(status))
-    body, parts = bytes(connection.body), [at - origin for at in connection.parts]
+    try:
+        return _read(scenario, sizes, connection, origin, due, sent, ended)
+    except (msgspec.DecodeError, KeyError, IndexError, TypeError, AttributeError):
+        return Record(due, sent, ended, "unreadable_answer")
+
+
+def _read(
+    scenario: Scenario, sizes: Sizes, connection: HttpConnection, origin: float, due: float, sent: float, ended: float
+) -> Record:
+    body = bytes(connection.body)
     if not scenario.streams:
         right = scenario.check(msgspec.json.decode(body), sizes)
         return Record(due, sent, ended, "ok" if right else "wrong_answer")
-    usage, outcome = _read_stream(body)
-    gaps = tuple(after - before for before, after in pairwise(parts))
+    outcome, times, usage = read_stream(body, connection.parts)
     return Record(
         due,
         sent,
         ended,
         outcome,
-        parts[0] if parts else None,
-        gaps,
+        times[0] - origin if times else None,
+        tuple(after - before for before, after in pairwise(times)),
         usage.get("completion_tokens", 0),
         usage.get("prompt_tokens", 0),
         (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
     )
-
-
-def _read_stream(body: bytes) -> tuple[dict[str, Any], str]:
-    """The usage in a stream of events, and ``ok`` if it came to its end."""
-    events = [line.removeprefix(_DATA) for line in body.split(b"\n") if line.startswith(_DATA)]
-    if not events or events[-1].strip() != b"[DONE]":
-        return {}, "unfinished_stream"
-    for event in reversed(events[:-1]):
-        decoded = msgspec.json.decode(event)
-        if "error" in decoded:
-            return {}, str(decoded["error"].get("code"))
-        if decoded.get("usage"):
-            return decoded["usage"], "ok"
-    return {}, "ok"
 
 
 def _sized(sizes: Sizes, item: TraceItem | None) -> Sizes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -57,7 +56,8 @@ def tell(answer: Any, as_json: bool, show: Callable[[Any], None]) -> None:
 
 
 def show_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2))
+    """What is not finite becomes null, as over HTTP: JSON has no such number."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def show_table(table: Table) -> None:

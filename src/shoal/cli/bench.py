@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import click
 import msgspec
+import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -19,6 +19,7 @@ from shoal.errors import ConfigError
 
 _SECONDS = click.FloatRange(min=0, min_open=True)
 _COUNT = click.IntRange(min=1)
+_BUSY = 0.8  # of a core; above it the load generator makes answers wait
 
 
 @click.group(invoke_without_command=True)
@@ -71,7 +72,7 @@ def bench(
         warm_up=warm_up,
         seed=seed,
     )
-    done = asyncio.run(_with_progress(plan))
+    done = uvloop.run(_with_progress(plan))
     summary = summarise(done)
     if json_file is not None:
         json_file.write_bytes(msgspec.json.encode(done))
@@ -128,3 +129,7 @@ def _print(done: Run, summary: Summary) -> None:
             table.add_row(name, *(f"{value * 1e3:.2f}" for value in (q.mean, q.p50, q.p90, q.p95, q.p99, q.max)))
     if table.row_count:
         console.print(table)
+    if done.generator_busy > _BUSY:
+        console.print(
+            f"The load generator was busy for {done.generator_busy:.0%} of the time: it may have been the limit."
+        )

@@ -25,15 +25,17 @@ SHOWN = 6  # values of an output, at each end
 @click.command()
 @click.argument("model")
 @click.argument("inputs", nargs=-1, metavar="NAME=VALUE...")
+@click.option("--key", default="", help="Chooses the shard of a model in shards where no input does.")
 @admin_options
-def infer(model: str, inputs: tuple[str, ...], address: str, as_json: bool) -> None:
+def infer(model: str, inputs: tuple[str, ...], key: str, address: str, as_json: bool) -> None:
     """Run MODEL on inputs and print its outputs.
 
     VALUE is JSON, such as '[[1, 2]]' or '["a herring"]'; or @FILE, an array in a .npy file, any other file as bytes.
     """
     with Client(address) as client:
         specs = _inputs(client.models(), model)
-        outputs = client.infer(model, {name: _array(value, specs.get(name)) for name, value in map(_split, inputs)})
+        given = {name: _array(value, specs.get(name)) for name, value in map(_split, inputs)}
+        outputs = client.infer(model, given, key=key)
     if as_json:
         show_json({"model": model, "outputs": {name: _plain(array) for name, array in outputs.items()}})
     else:

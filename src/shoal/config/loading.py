@@ -106,7 +106,7 @@ def load(
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
-        raise _refusal(error, origins, file) from error
+        raise _refusal(error, origins, file, tree) from error
     return Settings(config, origins)
 
 
@@ -143,13 +143,28 @@ def _parse(text: str, field: msgspec.structs.FieldInfo, name: str) -> Any:
         raise ConfigError(f"{name}: {error}") from error
 
 
-def _refusal(error: msgspec.ValidationError, origins: Mapping[str, str], file: Path | None) -> ConfigError:
+def _refusal(
+    error: msgspec.ValidationError, origins: Mapping[str, str], file: Path | None, tree: Mapping[str, Any]
+) -> ConfigError:
     """Which value of which source is wrong, and what it may have been meant to be."""
     field, reason = located(error)
     source = "flag" if origins.get(field) == "flag" else f"file {file}" if file else "environment"
     if (unknown := _UNKNOWN.search(reason)) and (near := _nearest(unknown["name"], _names(field))):
         reason += f"; did you mean `{near}`?"
+    field = _with_model(field, tree)
     return ConfigError(f"configuration {source}: {field}: {reason}" if field else f"configuration {source}: {reason}")
+
+
+def _with_model(field: str, tree: Mapping[str, Any]) -> str:
+    """``models[...].uri`` with the name of the model that is wrong: the library does not say which."""
+    if not field.startswith("models[...]"):
+        return field
+    for name, settings in tree["models"].items():
+        try:
+            msgspec.convert(settings, ModelConfig)
+        except msgspec.ValidationError:
+            return field.replace("models[...]", f"models.{name}", 1)
+    return field
 
 
 def _names(section: str) -> Sequence[str]:

@@ -28,7 +28,7 @@ class ResourceConfig(Section, frozen=True):
 
 class BatchConfig(Section, frozen=True):
     max_rows: Count = 32  # of one run
-    max_wait: Annotated[float, msgspec.Meta(ge=0)] = 0.005  # seconds that a request waits for company
+    max_wait: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.005  # seconds that a request waits for company
     max_queue_rows: Count = 4096  # waiting; beyond: 429. Two of the largest requests for embeddings
     target_latency: Seconds | None = None  # seconds: fit the cost of a run and choose the size that meets this
     buckets: tuple[

@@ -29,6 +29,7 @@ from shoal.errors import (
     WorkerLost,
 )
 from shoal.model_registry import ModelSpec, Placement, Registry, changes, make_spec, parse_model_id, records
+from shoal.preproc import read_step
 from shoal.types import ModelId, ModelPart, WorkerId
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class Control:
         """
         try:
             spec = make_spec(model_id, settings)
+            for step in (*settings.preproc, *settings.postproc):
+                read_step(step)
         except ConfigError as error:
             raise InvalidRequest(error.message, param=error.param) from error
         self._check_free([spec.id])

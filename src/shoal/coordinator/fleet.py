@@ -132,6 +132,7 @@ class Fleet:
         before = (member.state, member.told_models)
         self._membership.reported(member, message, now())
         if before != (member.state, member.told_models):
+            self._measured.keep(member.worker_id, {str(info.part) for info in member.told_models})
             self._learn(message)
             self._changed()
             self._metrics.workers(self._membership.count())

@@ -19,7 +19,7 @@ from shoal.types import Array, ModelId
 MAX_KEY: Final = 2**20  # bytes; the inputs of a larger request are not kept
 
 # What does not change an answer. Every other field is in the key, also one that is added later: that may cost a hit.
-_MEANINGLESS: Final = {"request_id", "trace", "priority"}
+_MEANINGLESS: Final = {"request_id", "trace", "priority", "group"}
 _IN_PREFIX: Final = {"model", "version"}
 
 

@@ -34,11 +34,9 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from shoal.engines.base import EngineOptions, TensorEngine
 from shoal.errors import EngineFailed, ModelLoadFailed, ShoalError
-from shoal.model_registry import check_inputs, check_outputs
+from shoal.model_registry import check_inputs, check_outputs, is_tensors
 from shoal.types import DTYPES, Tensors, TensorSpec
 
 
@@ -90,7 +88,7 @@ class PythonEngine(TensorEngine):
             raise EngineFailed(f"{self._target} failed: {type(error).__name__}: {error}") from error
 
     def _checked(self, outputs: Any) -> Tensors:
-        if not isinstance(outputs, dict) or not all(isinstance(array, np.ndarray) for array in outputs.values()):
+        if not is_tensors(outputs):
             raise EngineFailed(f"{self._target} must return a dict of names and numpy arrays")
         if self.outputs:
             check_outputs(outputs, self.outputs)

@@ -26,11 +26,15 @@ _MAX_LINE = 4096  # bytes of one line kept
 
 
 class ChildProcess:
-    """One running child. What it writes to its standard error is passed on as it is; the end of it is kept."""
+    """One running child. What it writes to its standard error is passed on, and the end of it is kept.
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+    ``logs``: its lines are records of a log already, to be passed on as they are; if not, they become some of ours.
+    """
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, *, logs: bool = True) -> None:
         self.name = name
         self._process = process
+        self._logs = logs
         self._tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
         self._reader = asyncio.get_running_loop().create_task(self._pass_on_stderr(), name=f"stderr of {name}")
 
@@ -43,6 +47,7 @@ class ChildProcess:
         environment: Mapping[str, str] | None = None,
         cpus: Sequence[int] = (),
         pass_fds: Sequence[int] = (),
+        logs: bool = True,
     ) -> ChildProcess:
         """``environment`` is added to the parent's; ``cpus`` are the cores the child and its threads stay on."""
         process = await asyncio.create_subprocess_exec(
@@ -57,7 +62,7 @@ class ChildProcess:
         if cpus and hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(process.pid, cpus)
-        return cls(name, process)
+        return cls(name, process, logs=logs)
 
     @property
     def pid(self) -> int:
@@ -111,9 +116,13 @@ class ChildProcess:
                 continue
             if not line:
                 return
-            self._tail.append(line.decode(errors="replace").rstrip())
-            sys.stderr.buffer.write(line)
-            sys.stderr.buffer.flush()
+            text = line.decode(errors="replace").rstrip()
+            self._tail.append(text)
+            if self._logs:
+                sys.stderr.buffer.write(line)
+                sys.stderr.buffer.flush()
+            elif text:
+                logger.warning("%s: %s", self.name, text, extra={"action": "child_wrote", "child": self.name})
 
 
 def describe_exit(code: int, tail: Sequence[str]) -> str:

@@ -44,6 +44,7 @@ class _Record:
     ejections: int = 0  # in a row
     ejected_until: float | None = None  # None: not ejected
     trial: Attempt | None = None
+    lost: bool = False  # was its connection lost since its last success?
 
 
 class Health:
@@ -64,6 +65,11 @@ class Health:
         if record is None or record.ejected_until is None:
             return True
         return now >= record.ejected_until and record.trial is None
+
+    def answers(self, worker_id: WorkerId) -> bool:
+        """Is it there, whether or not it is ejected for what it answered?"""
+        record = self._records.get(worker_id)
+        return record is None or not record.lost
 
     def begin(self, worker_id: WorkerId, now: float) -> Attempt:
         """A request is sent. Whoever sends it must :meth:`end` it, however it ends."""
@@ -92,6 +98,7 @@ class Health:
     def connection_lost(self, worker_id: WorkerId, now: float) -> None:
         """Ejects at once; how the requests that were on the connection end does not matter any more."""
         record = self._remember(worker_id)
+        record.lost = True
         if self.available(worker_id, now) or record.trial is not None:
             self._eject(record, now)
 

@@ -23,6 +23,7 @@ class Tier(Enum):
 
     LOCAL = auto()  # in the coordinator's zone, or zones play no part
     REMOTE = auto()
+    EJECTED = auto()  # its worker has failed at requests; perhaps others would have too
     SUSPECT = auto()  # its worker is silent; perhaps it only takes a breath
 
 
@@ -85,6 +86,7 @@ class Pool:
         if self._replicas.get(replica.worker_id) is replica:
             del self._replicas[replica.worker_id]
         self._serving.pop(replica, None)
+        self._growing.pop(replica, None)
         self._take_out(replica)
         self._count(replica)
 
@@ -136,7 +138,8 @@ class Pool:
     def choose(
         self, balancing: str, health: Health, now: float, *, excluded: Container[WorkerId] = (), suspects: bool = False
     ) -> Choice | None:
-        """A replica that can take a request. ``suspects``: of a silent worker, if there is no other.
+        """A replica that can take a request. ``suspects``: if there is no other, one whose worker is ejected for its
+        answers, or else silent.
 
         ``balancing`` is a name in :data:`POLICIES`.
         """
@@ -148,7 +151,7 @@ class Pool:
             self._tend(health, now, len(self._parked))
             choice = self._choose(health, now, excluded)
         if choice is None and suspects:
-            return self._choose_suspect(health, now, excluded)
+            return self._choose_ejected(health, excluded) or self._choose_suspect(health, now, excluded)
         return choice
 
     def _choose(self, health: Health, now: float, excluded: Container[WorkerId]) -> Choice | None:
@@ -160,6 +163,12 @@ class Pool:
                 self._parked[replica] = None
                 self._count(replica)
         return None
+
+    def _choose_ejected(self, health: Health, excluded: Container[WorkerId]) -> Choice | None:
+        """A few requests that no worker can answer would otherwise take all of them from everybody."""
+        able = (one for one in self._parked if one.worker_id not in excluded and health.answers(one.worker_id))
+        replica = min(able, key=lambda one: one.load, default=None)
+        return None if replica is None else Choice(replica, Tier.EJECTED)
 
     def _choose_suspect(self, health: Health, now: float, excluded: Container[WorkerId]) -> Choice | None:
         for replica in self._suspects:

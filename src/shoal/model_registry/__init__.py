@@ -10,7 +10,7 @@ from shoal.model_registry.arguments import (
 )
 from shoal.model_registry.records import Records, changes, records, restored
 from shoal.model_registry.registry import MAX_MODELS, Registry
-from shoal.model_registry.schema import check_inputs, check_outputs, datatype
+from shoal.model_registry.schema import check_inputs, check_outputs, datatype, is_tensors
 from shoal.model_registry.spec import Engine, ModelSpec, Placement, Source
 from shoal.model_registry.weights import Weights
 
@@ -30,6 +30,7 @@ __all__ = [
     "check_outputs",
     "classify",
     "datatype",
+    "is_tensors",
     "make_spec",
     "parse_model_argument",
     "parse_model_id",

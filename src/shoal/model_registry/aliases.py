@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Final, TypeVar
 
 from shoal.errors import ConfigError
+from shoal.model_registry.arguments import parse_model_id
 from shoal.model_registry.weights import Weights
 from shoal.types import ModelName
 
@@ -39,9 +40,6 @@ class Aliases:
         self._targets[ModelName(alias)] = dict(targets)
         self._removed.pop(ModelName(alias), None)
 
-    def drop(self, aliases: Set[str]) -> None:
-        self._targets = {alias: targets for alias, targets in self._targets.items() if alias not in aliases}
-
     def take_away(self, alias: str) -> None:
         """And remember it; harmless when it is not there."""
         self._targets.pop(ModelName(alias), None)
@@ -68,16 +66,27 @@ class Aliases:
         """Its targets, for an error."""
         return " and ".join(f"'{target}'" for target in self._targets[ModelName(alias)])
 
-    def check_room(self, alias: str) -> None:
-        """Raises :class:`ConfigError` when there are too many for another."""
-        if alias not in self and len(self._targets) >= MAX_ALIASES:
-            raise ConfigError(f"there are {MAX_ALIASES} aliases already, which is the limit", param="aliases")
+    def check_room(self, more: Iterable[str]) -> None:
+        """Raises :class:`ConfigError` when there are too many for these beside them."""
+        if len(self._targets) + sum(alias not in self for alias in more) > MAX_ALIASES:
+            raise ConfigError(f"there may be {MAX_ALIASES} aliases at most", param="aliases")
 
     def check_free(self, alias: str, *, of: ModelName | None = None) -> None:
         """Raises :class:`ConfigError` for an alias that leads elsewhere than to ``of``."""
         targets = self.get(alias)
         if targets is not None and targets.keys() != {of}:
             raise ConfigError(f"'{alias}' is already an alias of {self.told(alias)}", param="aliases")
+
+
+def alias_name(text: str) -> ModelName:
+    """Raises :class:`ConfigError` for what cannot be an alias."""
+    try:
+        name, version = parse_model_id(text)
+    except ConfigError as error:
+        raise ConfigError(f"an alias is a name: {error.message}", param="aliases") from error
+    if version is not None:
+        raise ConfigError(f"an alias has no version: '{text}'", param="aliases")
+    return name
 
 
 def remember(removed: dict[Name, None], name: Name) -> None:

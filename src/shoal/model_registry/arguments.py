@@ -94,8 +94,8 @@ def make_spec(model_id: str, settings: ModelConfig) -> ModelSpec:
         source=source,
         engine=_engine(options, family, settings.uri) if question else Engine.AUTO,
         settings=settings,
-        inputs=_tensors(settings.inputs, model_id),
-        outputs=_tensors(settings.outputs, model_id),
+        inputs=_tensors(settings.inputs, model_id, "inputs"),
+        outputs=_tensors(settings.outputs, model_id, "outputs"),
         batchable=settings.batchable,
     )
 
@@ -143,14 +143,21 @@ def _own_name(source: Source, target: str) -> str:
     raise ConfigError(f"'{target}' needs a name: NAME={target}", param="model")
 
 
-def _tensors(tensors: Sequence[TensorConfig], model_id: str) -> tuple[TensorSpec, ...]:
-    for tensor in tensors:
-        if tensor.dtype not in DTYPES:
-            raise ConfigError(
-                f"model '{model_id}': tensor '{tensor.name}' cannot be {tensor.dtype}; there are {', '.join(DTYPES)}",
-                param="dtype",
-            )
+def _tensors(tensors: Sequence[TensorConfig], model_id: str, field: str) -> tuple[TensorSpec, ...]:
+    for at, tensor in enumerate(tensors):
+        if (wrong := _wrong(tensor, tensors[:at])) is not None:
+            raise ConfigError(f"model '{model_id}': {field}[{at}]: {wrong}", param=field)
     return tuple(TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors)
+
+
+def _wrong(tensor: TensorConfig, before: Sequence[TensorConfig]) -> str | None:
+    if tensor.dtype not in DTYPES:
+        return f"tensor '{tensor.name}' cannot be {tensor.dtype}; there are {', '.join(DTYPES)}"
+    if any(dimension < -1 for dimension in tensor.shape):
+        return f"tensor '{tensor.name}' cannot have shape {list(tensor.shape)}; -1 stands for any length"
+    if any(tensor.name == other.name for other in before):
+        return f"there are two tensors called '{tensor.name}'"
+    return None
 
 
 def _engine(options: str, family: Family, argument: str) -> Engine:

@@ -71,7 +71,8 @@ def _read_model(registry: Registry, name: str, value: bytes) -> None:
     if model is None:
         registry.keep_out(_model_id(name))
     else:
-        registry.add(make_spec(name, model.settings), model.placement)
+        # Where its aliases lead has records of its own: they may have been pointed elsewhere since.
+        registry.add(make_spec(name, model.settings), model.placement, with_aliases=False)
 
 
 def _read_live(registry: Registry, name: str, value: bytes) -> None:

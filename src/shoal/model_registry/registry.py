@@ -9,7 +9,7 @@ from typing import Final
 
 from shoal.errors import ConfigError, Conflict, ModelNotFound
 from shoal.messages import ModelInfo
-from shoal.model_registry.aliases import Aliases, remember
+from shoal.model_registry.aliases import Aliases, alias_name, remember
 from shoal.model_registry.arguments import DEFAULT_ALIAS, parse_model_id
 from shoal.model_registry.spec import DOES, ModelSpec, Placement
 from shoal.model_registry.weights import Weights, draw
@@ -50,21 +50,25 @@ class Registry:
 
     # -- changes
 
-    def add(self, spec: ModelSpec, placement: Placement | None = None) -> None:
+    def add(self, spec: ModelSpec, placement: Placement | None = None, *, with_aliases: bool = True) -> None:
         """``placement``: where it shall be, if workers are to load it; None: those that have it have it of their own.
+        ``with_aliases``: those of its settings come with it; otherwise they are as they were left.
 
         Raises :class:`ConfigError` when a name is taken or too many are; then nothing has changed.
         """
-        self._check(spec)
+        aliases = spec.settings.aliases if with_aliases else ()
+        self._check(spec, aliases)
         self._specs[spec.id] = spec
-        self._live.setdefault(spec.name, spec.version)
+        live = self._live.setdefault(spec.name, spec.version)
         if self._promoted.get(spec.name) == spec.version:
             self._live[spec.name] = spec.version
-        for alias in spec.settings.aliases:
+        for alias in aliases:
             self._aliases.lead(alias, {spec.name: 1})
         self._removed.pop(spec.id, None)
         if placement is not None:
             self._placements[spec.id] = placement
+            if live != spec.version:  # a worker may tell of that one, and after a restart later than this one is there
+                self._promoted.setdefault(spec.name, live)
 
     @contextmanager
     def reserved(self, spec: ModelSpec) -> Iterator[None]:
@@ -72,7 +76,7 @@ class Registry:
 
         Raises like :meth:`add`.
         """
-        self._check(spec)
+        self._check(spec, spec.settings.aliases)
         self._reserved[spec.id] = spec
         try:
             yield
@@ -130,7 +134,8 @@ class Registry:
             if not staying:
                 del self._live[name]
                 self._promoted.pop(name, None)
-                self._aliases.drop(own)
+                for alias in own:
+                    self.unpoint(alias)
         for model in ids:
             del self._specs[model]
             self._placements.pop(model, None)
@@ -145,9 +150,7 @@ class Registry:
 
         ``known``: they must be there already. Otherwise a worker may tell of them later.
         """
-        name, version = parse_model_id(alias)
-        if version is not None:
-            raise ConfigError(f"an alias has no version: '{alias}'", param="aliases")
+        name = alias_name(alias)
         if not targets or min(targets.values()) < 1:
             raise ConfigError(f"alias '{alias}' needs a model, and weights of at least 1", param="aliases")
         if name in self._live:
@@ -155,7 +158,7 @@ class Registry:
         for target in targets:
             if known and self._find(target) is None:
                 raise ConfigError(f"alias '{alias}' leads to '{target[:64]}', which is no model", param="aliases")
-        self._aliases.check_room(name)
+        self._aliases.check_room([name])
         self._aliases.lead(name, targets)
 
     def unpoint(self, alias: str) -> None:
@@ -245,8 +248,7 @@ class Registry:
         is_default = DEFAULT_ALIAS not in self._live and DEFAULT_ALIAS not in self._aliases and spec == self._default()
         return (*found, DEFAULT_ALIAS) if is_default else found
 
-    def _check(self, spec: ModelSpec) -> None:
-        aliases = spec.settings.aliases
+    def _check(self, spec: ModelSpec, aliases: Sequence[str]) -> None:
         if len(self._specs) >= MAX_MODELS:
             raise ConfigError(f"there are {MAX_MODELS} models already, which is the limit", param="models")
         if spec.id in self._specs:
@@ -263,9 +265,10 @@ class Registry:
             raise ConfigError(f"model '{spec.name}' has the alias '{repeated[0]}' twice", param="aliases")
         self._aliases.check_free(spec.name)
         for alias in aliases:
-            if alias in self._live:
+            if alias_name(alias) in self._live:
                 raise ConfigError(f"there are two models called '{alias}'", param="models")
             self._aliases.check_free(alias, of=spec.name)
+        self._aliases.check_room(aliases)
 
     def _check_leaving(self, name: ModelName, ids: set[ModelId], own: set[str], staying: Iterable[ModelSpec]) -> None:
         others = [spec.version for spec in staying]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
+
+import numpy as np
 
 from shoal.errors import EngineFailed, InvalidRequest
 from shoal.types import DTYPES, Array, Tensors, TensorSpec
@@ -41,6 +44,13 @@ def check_outputs(outputs: Tensors, specs: Sequence[TensorSpec]) -> None:
             raise EngineFailed(f"the model did not give its output '{spec.name}'")
         if (wrong := _difference(outputs[spec.name], spec)) is not None:
             raise EngineFailed(f"output '{spec.name}' must {wrong}")
+
+
+def is_tensors(value: object) -> TypeGuard[Tensors]:
+    """Is it a dict of names and arrays, as foreign code was asked for?"""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(array, np.ndarray) for name, array in value.items()
+    )
 
 
 def _check_one(array: Array, spec: TensorSpec) -> None:

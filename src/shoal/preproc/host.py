@@ -17,6 +17,7 @@ from shoal.aio import Tasks
 from shoal.errors import ModelUnavailable, ProtocolError
 from shoal.messages import Inferred, LoadSteps, Message, RunSteps, StepsLoaded
 from shoal.preproc.chain import Chain
+from shoal.preproc.sending import send_made
 from shoal.rpc import Call, Hello, adopt
 from shoal.types import Tensors
 
@@ -39,7 +40,7 @@ class StepHost:
         # In a thread, so that the end of the parent is noticed at once.
         match message:
             case RunSteps():
-                await call.send(Inferred(await asyncio.to_thread(self._run, message)))
+                await send_made(call, Inferred(await asyncio.to_thread(self._run, message)))
             case LoadSteps():
                 await asyncio.to_thread(self._load, message)
                 self._tasks.start(self._watch(message.timeout), name="watch the steps")

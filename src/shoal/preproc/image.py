@@ -61,7 +61,7 @@ class DecodeImage:
                     raise self._refused(number, self._too_large(image.width, image.height))
                 upright = ImageOps.exif_transpose(image)
                 mode = "L" if self._options.channels == "L" else "RGB"
-                pixels = np.asarray(upright.convert(mode))
+                pixels = np.asarray(_of_8_bits(upright).convert(mode))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise self._refused(number, f"is too large: {error}") from error
         except UnidentifiedImageError as error:
@@ -81,6 +81,13 @@ class DecodeImage:
     def _refused(self, number: int, why: str) -> InvalidRequest:
         name = self._options.input
         return InvalidRequest(f"row {number} of '{name}' {why}", param=name)
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits as Pillow makes colours of 16 bits: by their upper half. ``convert`` would make it white."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 class Resize:

@@ -21,10 +21,10 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 
 from shoal.config import StepConfig
 from shoal.errors import ConfigError, EngineFailed, ModelLoadFailed, ShoalError
+from shoal.model_registry import is_tensors
 from shoal.preproc.base import Step
 from shoal.types import DTYPES, StepSpec, Tensors, TensorSpec
 
@@ -109,7 +109,7 @@ class _UserStep:
 
     def __call__(self, tensors: Tensors) -> Tensors:
         made = self._function(tensors)
-        if not isinstance(made, dict) or not all(isinstance(array, np.ndarray) for array in made.values()):
+        if not is_tensors(made):
             raise EngineFailed("it must return a dict of names and numpy arrays")
         return made
 

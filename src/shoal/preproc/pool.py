@@ -19,6 +19,7 @@ from shoal.types import Tensors
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 1024  # requests without a process
+RETRY_AFTER = 1.0  # seconds
 TRIES = 2  # processes that may die with a request before it is to blame
 REST = 30.0  # seconds before a process that has died often is started once more
 
@@ -43,6 +44,7 @@ class StepPool:
         self._size = size
         self._timeout = timeout
         self._idle: list[StepProcess] = []  # the last that became free is taken first: its caches are warm
+        self._working: set[StepProcess] = set()
         self._waiting: collections.deque[_Job] = collections.deque()
         self._resting: dict[int, str] = {}  # processes that died too often: their number, and how
         self._tasks = Tasks()
@@ -101,7 +103,7 @@ class StepPool:
         if self._all_rest:
             raise self._unavailable()
         if len(self._waiting) >= MAX_WAITING:
-            raise Overloaded(f"{MAX_WAITING} requests wait for a step process")
+            raise Overloaded(f"{MAX_WAITING} requests wait for a step process", retry_after=RETRY_AFTER)
 
     def _dispatch(self) -> None:
         # One that has just died is not taken; its keeper will notice soon.
@@ -109,7 +111,9 @@ class StepPool:
         while self._idle and self._waiting:
             job = self._waiting.popleft()
             if not job.answer.done():
-                self._tasks.start(self._run(self._idle.pop(), job), name="steps of a request")
+                process = self._idle.pop()
+                self._working.add(process)
+                self._tasks.start(self._run(process, job), name="steps of a request")
 
     async def _run(self, process: StepProcess, job: _Job) -> None:
         """Give the job an answer, or back to the queue; and the process, unless it is no good any more."""
@@ -129,6 +133,7 @@ class StepPool:
             raise
         except Exception as error:  # a border: the error is the answer
             _fail(job, error)
+        self._working.discard(process)
         self._idle.append(process)
         self._dispatch()
 
@@ -146,8 +151,9 @@ class StepPool:
         policy = RestartPolicy()
         while True:
             began = now()
-            reason = await self._live(number)
-            pause = policy.delay(now() - began)
+            reason, of_a_request = await self._live(number)
+            # A few requests that kill whatever runs them must not take the processes from all the others.
+            pause = policy.PAUSE if of_a_request else policy.delay(now() - began)
             extra = {"action": "step_process_died", "crashes": policy.crashes}
             logger.error("step process %d %s", number, reason, extra=extra)
             if pause is None:
@@ -155,22 +161,24 @@ class StepPool:
                 self._rest(number, reason)
             await asyncio.sleep(pause)
 
-    async def _live(self, number: int) -> str:
-        """One life of a process; returns how it ended."""
+    async def _live(self, number: int) -> tuple[str, bool]:
+        """One life of a process; returns how it ended, and whether it ran a request then."""
         try:
             process = await self._start()
         except (ModelLoadFailed, OSError) as error:
             if not self._loaded.done():
                 self._loaded.set_exception(ModelLoadFailed(str(error)))
-            return f"did not start: {error}"
+            return f"did not start: {error}", False
         if not self._loaded.done():
             self._loaded.set_result(process.loaded)
         try:
             self._resting.pop(number, None)
             self._idle.append(process)
             self._dispatch()
-            return await process.wait()
+            reason = await process.wait()
+            return reason, process in self._working
         finally:
+            self._working.discard(process)
             if process in self._idle:
                 self._idle.remove(process)
             await process.stop()

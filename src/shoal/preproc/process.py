@@ -58,6 +58,7 @@ class ChildStepProcess:
                     [sys.executable, "-m", "shoal.preproc.host", str(theirs.fileno())],
                     environment=step_environment(),
                     pass_fds=[theirs.fileno()],
+                    logs=False,
                 )
             undo.push_async_callback(_end, process)
             connection = await adopt(ours, hello=Hello(role="worker", node_id=name))

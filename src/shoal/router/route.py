@@ -35,6 +35,7 @@ class Reason(StrEnum):
     SAME_ZONE = "same_zone"  # it chose among several, those of the coordinator's zone
     OTHER_ZONE = "other_zone"  # those of the coordinator's zone are full or away
     SUSPECT = "suspect"  # every worker that is not silent is full or away
+    EJECTED = "ejected"  # every worker is full, away or has failed at requests, as this one has
     RETRY = "retry"  # other workers were tried before
     FALLBACK_MODEL = "fallback_model"  # the model that was asked for is full or away
 
@@ -61,8 +62,8 @@ def route(
     suspects: bool = True,
     instead_of: ModelId | None = None,
 ) -> RoutingDecision:
-    """Choose a worker that has the model, or a shard of it, ready. ``excluded``: tried before. ``suspects``: also a
-    silent worker, where no other can.
+    """Choose a worker that has the model, or a shard of it, ready. ``excluded``: tried before. ``suspects``: also one
+    that is silent or has failed, where no other can.
 
     Raises :class:`ModelUnavailable` when it is ready nowhere, :class:`Overloaded` when every worker that could take
     the request is full.
@@ -88,6 +89,8 @@ def _reason(candidates: int, tier: Tier, own_zone: str, is_retry: bool, is_fallb
         return Reason.RETRY
     if tier is Tier.SUSPECT:
         return Reason.SUSPECT
+    if tier is Tier.EJECTED:
+        return Reason.EJECTED
     if candidates == 1:
         return Reason.ONLY_CANDIDATE
     if not own_zone:

@@ -36,7 +36,10 @@ def scatter(inputs: Tensors, key: str, config: ShardConfig) -> list[Part]:
     keys = _keys(inputs, config.key)
     if not keys:
         return [Part(0, inputs, _all_rows(inputs))]
-    shards = np.fromiter((shard_of(row) for row in keys), dtype=np.intp, count=len(keys))
+    try:
+        shards = np.fromiter((shard_of(row) for row in keys), dtype=np.intp, count=len(keys))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"input '{config.key}': {error.message}", param=config.key) from error
     chosen = np.unique(shards)
     if len(chosen) == 1:
         return [Part(int(chosen[0]), inputs, np.arange(len(keys)))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -15,16 +16,19 @@ _STEP_TOKENS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class EngineMetrics:
-    """Of one model. Durations are in seconds."""
+    """Of one model, or one shard of it. Durations are in seconds."""
 
-    def __init__(self, model: ModelId, registry: CollectorRegistry) -> None:
+    def __init__(self, model: ModelId, registry: CollectorRegistry, shard: int | None = None) -> None:
         self.registry = registry
-        self._labels = (model.name, model.version)
-        to: dict[str, Any] = {"namespace": "shoal", "registry": registry, "labelnames": ("model", "version")}
+        names: tuple[str, ...] = ("model", "version")
+        self._labels: tuple[str, ...] = (model.name, model.version)
+        if shard is not None:
+            names, self._labels = (*names, "shard"), (*self._labels, str(shard))
+        to: dict[str, Any] = {"namespace": "shoal", "registry": registry, "labelnames": names}
         self._batches = Counter(
             "batches",
             "Batches run, by why they were released.",
-            ("model", "version", "reason"),
+            (*names, "reason"),
             namespace="shoal",
             registry=registry,
         )
@@ -44,6 +48,23 @@ class EngineMetrics:
             *self._labels
         )
         self._waiting = Gauge("engine_waiting_requests", "Requests that no step has begun.", **to).labels(*self._labels)
+        self._preempted = Counter(
+            "engine_preemptions",
+            "Sequences that were parked, for one of a higher class or because KV memory ran out.",
+            (*names, "reason"),
+            namespace="shoal",
+            registry=registry,
+        )
+        self._parked = Gauge("engine_parked_requests", "Requests that are parked now.", **to).labels(*self._labels)
+        self._recomputed = Counter(
+            "engine_recomputed_tokens", "Tokens computed again, since their KV was given up.", **to
+        ).labels(*self._labels)
+        self._withdrawn = Counter(
+            "engine_cancelled_requests", "Requests that were given up before they had ended.", **to
+        ).labels(*self._labels)
+        self._wasted = Counter(
+            "engine_wasted_rows", "Rows computed for requests that had ended when the step did.", **to
+        ).labels(*self._labels)
         self._kv = Gauge("kv_cache_usage_ratio", "Share of the KV blocks in use.", **to).labels(*self._labels)
 
     def batch_released(self, model: str, reason: str, rows: int, requests: int, waited: float, ran: float) -> None:
@@ -58,6 +79,18 @@ class EngineMetrics:
         self._steps.observe(seconds)
         self._step_rows.observe(rows)
         self._step_tokens.observe(tokens)
+
+    def preempted(self, reasons: Mapping[str, int], recomputed: int, parked: int) -> None:
+        for reason, count in reasons.items():
+            self._preempted.labels(*self._labels, reason).inc(count)
+        self._recomputed.inc(recomputed)
+        self._parked.set(parked)
+
+    def withdrawn(self) -> None:
+        self._withdrawn.inc()
+
+    def wasted(self, rows: int) -> None:
+        self._wasted.inc(rows)
 
     def loaded(self, waiting: int, kv_used: float) -> None:
         self._waiting.set(waiting)

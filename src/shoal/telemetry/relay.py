@@ -6,7 +6,7 @@ A coordinator shows them under the labels they came with and the worker's, until
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -63,6 +63,10 @@ class Relay:
             raise InvalidRequest(f"more than {MAX_FAMILIES} metrics of one source", param="families")
         self._families[report.source] = known
 
+    def keep(self, sources: Container[str]) -> None:
+        """Forget what others than these have told."""
+        self._families = {source: told for source, told in self._families.items() if source in sources}
+
     def reports(self) -> list[MetricsReport]:
         return [MetricsReport(source, tuple(families.values())) for source, families in self._families.items()]
 
@@ -76,6 +80,11 @@ class FleetMetrics(Collector):
     def take_in(self, worker: WorkerId, report: MetricsReport) -> None:
         """Raises :class:`InvalidRequest`."""
         self._workers.setdefault(worker, Relay()).take_in(report)
+
+    def keep(self, worker: WorkerId, sources: Container[str]) -> None:
+        """Forget what other parts of the worker than these have told: they are there no more."""
+        if (relay := self._workers.get(worker)) is not None:
+            relay.keep(sources)
 
     def forget(self, worker: WorkerId) -> None:
         self._workers.pop(worker, None)

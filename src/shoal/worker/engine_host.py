@@ -21,6 +21,7 @@ from shoal.clock import now
 from shoal.config import TelemetryConfig
 from shoal.errors import ModelUnavailable, ProtocolError
 from shoal.messages import Generate, Infer, Load, LoadModel, LoadReport, Message, MetricsReport
+from shoal.preproc.sending import send_made
 from shoal.rpc import Call, Connection, Hello, adopt
 from shoal.telemetry import close_tracing, configure_tracing
 from shoal.telemetry.engine_metrics import EngineMetrics
@@ -77,16 +78,17 @@ class EngineHost:
     async def _answer(self, message: Message, call: Call) -> None:
         match message:
             case Generate():
-                async with contextlib.aclosing(self._ready().generate(message)) as chunks:
+                async with contextlib.aclosing(self._ready().generate(message, deadline=call.deadline)) as chunks:
                     async for chunk in chunks:
                         await call.send(chunk)
             case Infer():
                 async with contextlib.aclosing(self._ready().infer(message, deadline=call.deadline)) as parts:
                     async for part in parts:
-                        await call.send(part)
+                        await send_made(call, part)
             case LoadModel():
                 configure_tracing(msgspec.convert(message.telemetry, TelemetryConfig), service="shoal-engine")
-                metrics = EngineMetrics(ModelId(message.name, message.version), CollectorRegistry())
+                model = ModelId(message.name, message.version)
+                metrics = EngineMetrics(model, CollectorRegistry(), message.shard)
                 self._runtime = await load_model(message, self._break, metrics)
                 self._runtime.start(lambda: None)
                 self._tasks.start(self._report(call.connection, self._runtime), name="report load")

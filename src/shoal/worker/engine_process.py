@@ -77,9 +77,10 @@ class EngineProcess:
         self._changed = changed
         self._tasks.start(self._supervise(), name=f"supervise engine of {self.info.name}")
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
+    async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk]:
+        timeout = None if deadline is None else deadline - now()
         with self._lost_is_a_reason():
-            async with self._ready().stream(request, timeout=None) as answers:
+            async with self._ready().stream(request, timeout) as answers:
                 async for chunk in answers:
                     assert isinstance(chunk, Chunk)
                     yield chunk
@@ -144,6 +145,7 @@ class EngineProcess:
                 environment=self._environment,
                 cpus=self._cpus,
                 pass_fds=[theirs.fileno()],
+                logs=False,
             )
         try:
             connection = await adopt(ours, hello=Hello(role="worker", node_id=self.info.name), handler=self._handle)

@@ -36,8 +36,9 @@ class ModelRuntime(Protocol):
         """What it has measured since it began, for the coordinators to show. A family that has not changed is the same
         object as the last time."""
 
-    def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
-        """Closing the generator aborts the generation within a step."""
+    def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk]:
+        """What cannot begin by ``deadline`` (on the loop's clock) is refused; closing the generator aborts the
+        generation within a step."""
 
     def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
         """The last part of the answer says that it is the last. Past ``deadline`` (on the loop's clock) a run is not
@@ -62,8 +63,8 @@ class LanguageRuntime:
     def metrics(self) -> Iterable[MetricFamily]:
         return ()  # of an engine in this process: whoever made it has its registry
 
-    def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
-        return self._loop.generate(request)
+    def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk]:
+        return self._loop.generate(request, deadline=deadline)
 
     def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
         raise InvalidRequest(f"model '{self.info.name}' generates text, it does not infer on tensors", param="model")
@@ -118,7 +119,7 @@ class TensorRuntime:
     def metrics(self) -> Iterable[MetricFamily]:
         return ()
 
-    def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
+    def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk]:
         raise InvalidRequest(f"model '{self.info.name}' infers on tensors, it does not generate", param="model")
 
     async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:

@@ -190,7 +190,7 @@ class Worker:
         match message:
             case Generate():
                 with self._occupied(), self._models.used(_part(message)) as runtime, self._span(message) as made:
-                    async with aclosing(runtime.generate(caused(message, made))) as chunks:
+                    async with aclosing(runtime.generate(caused(message, made), deadline=call.deadline)) as chunks:
                         async for chunk in chunks:
                             await call.send(chunk)
             case Infer():

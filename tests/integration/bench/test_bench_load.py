@@ -51,6 +51,9 @@ class Server:
         if self.behave == "garbage":
             writer.write(b"\x00\x01\x02\r\n\r\n")
             return
+        if self.behave == "other_json":
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\ndata: [1, 2]\n")
+            return
         writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
         for event in EVENTS[:1] if self.behave == "cut_short" else EVENTS:
             writer.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
@@ -89,7 +92,7 @@ async def test_streams_are_counted_with_their_tokens_and_connections_are_kept() 
 
 async def test_what_a_server_does_wrong_is_an_outcome_and_not_an_end() -> None:
     outcomes = {}
-    for behave in ("hang_up", "refuse", "garbage", "cut_short"):
+    for behave in ("hang_up", "refuse", "garbage", "cut_short", "other_json"):
         async with serving(behave) as (_, url):
             done = await measured(url, Closed(1, 0.05))
             outcomes[behave] = {record.outcome for record in done.records}
@@ -98,7 +101,24 @@ async def test_what_a_server_does_wrong_is_an_outcome_and_not_an_end() -> None:
         "refuse": {"429"},
         "garbage": {"connection_broken"},
         "cut_short": {"unfinished_stream"},
+        "other_json": {"unreadable_answer"},
     }
+
+
+async def test_an_answer_that_is_no_json_is_an_outcome_too() -> None:
+    async with serving("other_json") as (_, url):
+        plan = Plan(
+            url=url,
+            scenario_name="infer",
+            scenario=SCENARIOS["infer"],
+            model="m",
+            sizes=Sizes(),
+            load=Closed(1, 0.05),
+            warm_up=0,
+        )
+        done = await run(plan)
+    assert {record.outcome for record in done.records} == {"unreadable_answer"}
+    assert 0 < done.generator_busy <= 1.5
 
 
 async def test_an_open_load_sends_whether_or_not_answers_come() -> None:

@@ -28,11 +28,18 @@ class Server:
     loop: GenerationLoop
 
     async def ask(
-        self, text: str = QUESTION, *, grammar: Grammar | None = None, output: tuple[int, ...] = (), **sampling: Any
+        self,
+        text: str = QUESTION,
+        *,
+        grammar: Grammar | None = None,
+        output: tuple[int, ...] = (),
+        priority: int = 0,
+        **sampling: Any,
     ) -> Chunk:
         params = Sampling(**{"temperature": 0.0, "max_tokens": 24, **sampling})
         prompt = ChatPrompt((ChatMessage("user", text),))
-        stream = self.loop.generate(Generate(RequestId("r"), ModelName("m"), prompt, params, grammar, output))
+        request = Generate(RequestId("r"), ModelName("m"), prompt, params, grammar, output, priority=priority)
+        stream = self.loop.generate(request)
         chunks = [chunk async for chunk in stream]
         return Chunk(
             text="".join(chunk.text for chunk in chunks),
@@ -43,15 +50,15 @@ class Server:
         )
 
 
-def openvino(threads: int, kv_tokens: int) -> LanguageEngine:
-    return OpenVINOEngine(smollm2_folder(), EngineOptions(threads, kv_tokens, 8))
+def openvino(threads: int, kv_tokens: int, places: int) -> LanguageEngine:
+    return OpenVINOEngine(smollm2_folder(), EngineOptions(threads, kv_tokens, places))
 
 
-def llama(threads: int, kv_tokens: int) -> LanguageEngine:
-    return LlamaEngine(smollm2_gguf(), EngineOptions(threads, kv_tokens, 8))
+def llama(threads: int, kv_tokens: int, places: int) -> LanguageEngine:
+    return LlamaEngine(smollm2_gguf(), EngineOptions(threads, kv_tokens, places))
 
 
-Make = Callable[[int, int], LanguageEngine]
+Make = Callable[[int, int, int], LanguageEngine]
 
 
 @pytest.fixture(params=[openvino, llama])
@@ -59,8 +66,8 @@ async def serve(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., S
     make: Make = request.param
     servers: list[Server] = []
 
-    def serve(threads: int = 1, kv_tokens: int = 8192) -> Server:
-        engine = make(threads, kv_tokens)
+    def serve(threads: int = 1, kv_tokens: int = 8192, places: int = 8) -> Server:
+        engine = make(threads, kv_tokens, places)
         loop = GenerationLoop(engine, encode_prompt=lambda prompt: encode(engine.tokenizer, prompt))
         loop.start()
         servers.append(Server(engine, loop))
@@ -130,5 +137,36 @@ async def test_answers_that_make_room_for_others_keep_every_token(
     monkeypatch.setattr(tight.engine, "step", watch)
     together = await asyncio.gather(*(tight.ask(text, **options) for text in texts))
     assert max(replayed) > 10
+    assert [answer.tokens for answer in together] == [answer.tokens for answer in expected]
+    assert [answer.logprobs for answer in together] == [answer.logprobs for answer in expected]
+
+
+async def test_an_urgent_answer_comes_while_others_pause_and_keep_every_token(serve: Callable[..., Server]) -> None:
+    texts = [f"Write a poem about the number {number}." for number in range(3)]
+    options: dict[str, Any] = {"max_tokens": 20, "temperature": 1.0, "logprobs": 0, "ignore_eos": True, "seed": 2}
+    urgent: dict[str, Any] = {"text": "Name a colour.", "max_tokens": 4, "ignore_eos": True}
+    alone = serve()
+    expected = [await alone.ask(text, **options) for text in texts]
+    expected_urgent = await alone.ask(**urgent)
+    full, steps = serve(places=3), 0
+    step = full.engine.step
+    full_of_rows, turns = asyncio.Event(), asyncio.get_running_loop()
+
+    def watch(rows: Sequence[Row]) -> Logits:
+        nonlocal steps
+        steps += 1
+        if len(rows) == full.engine.capabilities.max_sequences:
+            turns.call_soon_threadsafe(full_of_rows.set)
+        return step(rows)
+
+    full.engine.step = watch  # type: ignore[method-assign]
+    low = [asyncio.create_task(full.ask(text, **options)) for text in texts]
+    await asyncio.wait_for(full_of_rows.wait(), 60)
+    before = steps
+    answer = await full.ask(priority=5, **urgent)
+    assert steps - before <= 10  # four of its own, and those until it was read
+    assert answer.tokens == expected_urgent.tokens
+    assert not all(task.done() for task in low)
+    together = await asyncio.gather(*low)
     assert [answer.tokens for answer in together] == [answer.tokens for answer in expected]
     assert [answer.logprobs for answer in together] == [answer.logprobs for answer in expected]

@@ -83,6 +83,20 @@ async def test_a_very_long_line_does_not_stop_the_reading() -> None:
     assert (await process.wait()).endswith("the end")
 
 
+async def test_lines_of_a_child_that_keeps_no_log_are_records_of_ours(
+    caplog: pytest.LogCaptureFixture, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    words = "import sys; sys.stderr.write('a fish\\n\\nanother\\n'); sys.exit(1)"
+    assert await (await child(words, logs=False)).wait() == "exited with code 1: another"
+    assert capfdbinary.readouterr().err == b""
+    assert [(record.getMessage(), record.__dict__["action"]) for record in caplog.records] == [
+        ("child: a fish", "child_wrote"),
+        ("child: another", "child_wrote"),
+    ]
+    assert await (await child(words)).wait() == "exited with code 1: another"
+    assert capfdbinary.readouterr().err == b"a fish\n\nanother\n"
+
+
 async def test_a_child_that_always_dies_is_given_up_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shoal.launchers.local.MAX_CRASHES", 2)
     starts = []

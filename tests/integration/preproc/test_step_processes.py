@@ -138,6 +138,12 @@ async def test_a_model_whose_pipeline_is_not_complete_leaves_no_process(make_poo
     assert step_processes() == []
 
 
+async def test_what_cannot_travel_is_the_steps_own_failure(make_pool: MakePool) -> None:
+    pool = await make_pool("writes_text")
+    with pytest.raises(EngineFailed, match="what was computed cannot be sent"):
+        await pool.run(RunSteps("preproc", {"x": np.arange(3)}))
+
+
 async def test_what_is_too_large_for_the_wire_is_refused_and_the_process_goes_on(make_pool: MakePool) -> None:
     pool = await make_pool("broken", depth=1)
     huge = {"x": np.zeros(70 * 2**20, np.uint8)}

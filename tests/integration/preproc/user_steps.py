@@ -48,6 +48,10 @@ def broken(tensors: Tensors, *, depth: int) -> Tensors:
     return tensors
 
 
+def writes_text(tensors: Tensors) -> Tensors:
+    return {"text": np.array(["no bytes"])}
+
+
 class DiesWhenMade:
     def __init__(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

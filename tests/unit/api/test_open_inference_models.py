@@ -9,7 +9,7 @@ import pytest
 from shoal.api.app import build_app
 from shoal.api.plane import ServedModel
 from shoal.api.testing import ECHO, MODELS, WIDTH, AsgiClient, FakePlane
-from shoal.types import ModelKind
+from shoal.types import ModelKind, TensorSpec
 
 OLD = ServedModel("echo", ModelKind.TENSOR, ready=False, created=1, version="0", live=False)
 
@@ -74,6 +74,17 @@ async def test_a_configuration_is_in_tritons_words(client: AsgiClient) -> None:
     assert body["input"] == [{"name": "text", "data_type": "TYPE_STRING", "dims": [1]}]
     assert body["output"][0] == {"name": "embedding", "data_type": "TYPE_FP32", "dims": [WIDTH]}
     assert (await client.request("GET", "/v2/models/echo/config")).json()["max_batch_size"] == 0
+
+
+async def test_a_model_that_says_that_its_rows_are_no_batch_has_all_its_dimensions(
+    client: AsgiClient, plane: FakePlane
+) -> None:
+    x, y = TensorSpec("x", "FP32", (4,)), TensorSpec("y", "FP32", (4, 2))
+    plane.served = [
+        ServedModel("solo", ModelKind.TENSOR, ready=True, created=1, inputs=(x,), outputs=(y,), batchable=False)
+    ]
+    body = (await client.request("GET", "/v2/models/solo/config")).json()
+    assert (body["max_batch_size"], body["input"][0]["dims"], body["output"][0]["dims"]) == (0, [4], [4, 2])
 
 
 async def test_the_index_lists_every_version(client: AsgiClient) -> None:

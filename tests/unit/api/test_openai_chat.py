@@ -291,6 +291,17 @@ async def test_an_error_before_the_first_token_has_its_status_even_in_a_stream(
     assert answer.json()["error"]["code"] == "overloaded"
 
 
+async def test_a_full_server_always_says_when_to_come_back(client: AsgiClient, plane: FakePlane) -> None:
+    async def full(request: Generate) -> AsyncGenerator[Chunk, None]:
+        if request.model == "smollm2":
+            raise Overloaded("nobody knows for how long")
+        yield Chunk("", ())
+
+    plane.script = full
+    answer = await ask(client)
+    assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+
+
 @pytest.mark.parametrize("n", [1, 2])
 async def test_an_error_within_a_stream_is_its_last_event(client: AsgiClient, plane: FakePlane, n: int) -> None:
     async def breaks(request: Generate) -> AsyncGenerator[Chunk, None]:

@@ -28,6 +28,19 @@ async def test_a_model_is_found_by_its_name(client: AsgiClient, plane: FakePlane
     assert answer.json()["state"] == "loading"
 
 
+async def test_every_name_is_listed_once(client: AsgiClient, plane: FakePlane) -> None:
+    """An alias with weights, which leads to two models, and a model with two versions."""
+    plane.served = [
+        ServedModel("fish", ModelKind.GENERATE, ready=False, created=1, aliases=("chat",), version="1", live=False),
+        ServedModel("fish", ModelKind.GENERATE, ready=True, created=1, aliases=("chat",), version="2"),
+    ]
+    listed = (await client.request("GET", "/v1/models")).json()["data"]
+    assert [(model["id"], model["ready"]) for model in listed] == [("fish@1", False), ("chat", True), ("fish", True)]
+    for name, is_ready in (("fish", True), ("fish@1", False), ("fish@2", True), ("chat", True)):
+        found = (await client.request("GET", f"/v1/models/{name}")).json()
+        assert (found["id"], found["root"], found["ready"]) == (name, "fish", is_ready)
+
+
 async def test_a_model_that_failed_says_why(client: AsgiClient, plane: FakePlane) -> None:
     plane.served = [ServedModel("fish", ModelKind.TENSOR, ready=False, created=1, failed=True, reason="no such file")]
     found = (await client.request("GET", "/v1/models/fish")).json()

@@ -18,7 +18,7 @@ from shoal.api.testing import AsgiClient, FakePlane
 from shoal.config import CoordinatorConfig, JobsConfig
 from shoal.coordinator.admission import Admission
 from shoal.coordinator.jobs import Jobs
-from shoal.errors import InvalidRequest, Overloaded
+from shoal.errors import Draining, InvalidRequest, Overloaded
 from shoal.model_registry import Registry
 from shoal.node import Coordinator
 from shoal.rpc import MemoryNetwork
@@ -64,6 +64,23 @@ def test_the_document_names_its_version_and_nothing_that_is_not_in_it(published:
     assert references(published) <= defined
 
 
+async def test_what_a_page_of_another_site_is_told_is_in_the_document(app: App, published: Any) -> None:
+    for path, methods in published["paths"].items():
+        for method, operation in methods.items():
+            answer = await AsgiClient(app).request(method.upper(), path, headers={"origin": "http://other.example"})
+            assert str(answer.status) in operation["responses"], (method, path)
+
+
+async def test_what_a_leaving_server_says_of_a_job_is_in_the_document(plane: FakePlane) -> None:
+    admission = Admission(1)
+    await admission.drain(0)
+    client = AsgiClient(build_app(plane, metrics=bytes, jobs=Jobs(JobsConfig(), admission=admission, max_running=1)))
+    document = (await client.request("GET", "/openapi.json")).json()
+    answer = await client.request("POST", "/v1/jobs", json={"url": "/v1/embeddings", "body": {}})
+    assert str(answer.status) in document["paths"]["/v1/jobs"]["post"]["responses"]
+    assert answer.status == Draining.status
+
+
 def test_every_operation_has_a_name_of_its_own(published: Any) -> None:
     names = [operation["operationId"] for methods in published["paths"].values() for operation in methods.values()]
     assert len(set(names)) == len(names)
@@ -107,7 +124,7 @@ def test_an_operation_is_described_with_its_bodies_errors_and_parameters() -> No
         "content": {"application/json": {"schema": {"type": "string"}}},
         "required": True,
     }
-    assert described["responses"].keys() == {"202", "400", "429", "500"}
+    assert described["responses"].keys() == {"202", "400", "403", "429", "500"}
     assert described["responses"]["202"]["content"]["application/json"]["schema"] == {"type": "integer"}
     assert described["responses"]["429"]["description"] == "The server is at its limit; try again later."
     assert [(found["name"], found["in"]) for found in described["parameters"]] == [

@@ -58,6 +58,11 @@ def test_models_come_from_the_file(file: Path) -> None:
         ("coordinator: {prot: 1}", r"shoal\.yaml: coordinator: .*unknown field `prot`; did you mean `port`\?"),
         ("coordinater: {}", r"shoal\.yaml: .*unknown field `coordinater`; did you mean `coordinator`\?"),
         ("models: {fish: {urri: x}}", r"unknown field `urri`; did you mean `uri`\?"),
+        (
+            "models: {crab: {uri: x}, fish: {batching: {max_wait: .inf}}, eel: {}}",
+            r"models\.fish\.batching\.max_wait: ",
+        ),
+        ("models: {crab: {uri: x}, fish: 7}", r"models\.fish: Expected `object`"),
         ("models: {fish: {batching: {max_row: 1}}}", r"unknown field `max_row`; did you mean `max_rows`\?"),
         ("coordinator: {xyzzy: 1}", "unknown field `xyzzy`$"),
         ("worker: {role: chef}", r"worker\.role: Invalid enum value 'chef'"),

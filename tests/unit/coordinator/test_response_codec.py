@@ -59,6 +59,10 @@ def test_what_does_not_change_the_answer_is_not_in_the_key(
     assert key(request_, **changes) == key(request_) is not None
 
 
+def test_one_of_many_generations_has_the_key_that_it_has_alone() -> None:
+    assert key(GENERATE, group="the request it came with") == key(GENERATE) is not None
+
+
 def test_whatever_changes_the_answer_changes_the_key() -> None:
     requests = [
         key(GENERATE),

@@ -66,6 +66,10 @@ class Letters:
         finally:
             Letters.closed += 1
 
+class NumbersItsOutputs:
+    def run(self, inputs):
+        return {1: inputs["x"]}
+
 class LiesAboutItsOutputs:
     outputs = (TensorSpec("y", "FP32", (-1, 2)), TensorSpec("z", "FP32", (-1,)))
     def run(self, inputs):
@@ -153,9 +157,10 @@ def test_a_class_may_refuse_a_request(make: Make) -> None:
         make("users_model:Picky").run({})
 
 
-def test_a_class_must_return_arrays(make: Make) -> None:
+@pytest.mark.parametrize("target", ["users_model:ReturnsAList", "users_model:NumbersItsOutputs"])
+def test_a_class_must_return_named_arrays(make: Make, target: str) -> None:
     with pytest.raises(EngineFailed, match="must return a dict of names and numpy arrays"):
-        make("users_model:ReturnsAList").run({})
+        make(target).run({"x": np.zeros(1)})
 
 
 @pytest.mark.parametrize(

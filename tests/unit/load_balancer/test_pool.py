@@ -115,6 +115,38 @@ def test_with_a_thousand_ejected_the_one_that_is_back_is_found() -> None:
     assert waters.choose(100.1) == "w777"
 
 
+def failed(waters: Waters, name: str, now: float = 100.0) -> None:
+    """At three requests in a row."""
+    for _ in range(3):
+        waters.health.end(waters.health.begin(WorkerId(name), now), Outcome.FAILURE, now)
+
+
+def test_when_all_are_ejected_for_their_answers_the_least_busy_is_asked_as_a_last_resort() -> None:
+    waters = Waters()
+    for number, name in enumerate("abc"):
+        waters.add(name, in_flight=3 - number)
+        failed(waters, name)
+    assert waters.choose(100.1) is None
+    assert waters.choose(100.1, suspects=True) == "c"
+    assert waters.choose(100.1, suspects=True, excluded="c") == "b"
+    waters.change("b", in_flight=10)
+    assert waters.choose(100.1, suspects=True, excluded="c") == "a"
+    waters.health.forget(WorkerId("a"))
+    assert waters.choose(100.1, suspects=True) == "a"  # one that is well comes first
+
+
+def test_one_whose_connection_was_lost_is_no_resort_before_its_time_is_over() -> None:
+    waters = Waters()
+    waters.add("a")
+    failed(waters, "a")
+    waters.health.connection_lost(WorkerId("a"), 100.0)
+    assert waters.choose(100.1, suspects=True) is None
+    trial = waters.health.begin(WorkerId("a"), 103.0)
+    waters.health.end(trial, Outcome.SUCCESS, 103.0)
+    failed(waters, "a", 104.0)
+    assert waters.choose(104.1, suspects=True) == "a"
+
+
 # -- silence
 
 
@@ -136,6 +168,14 @@ def test_a_full_silent_worker_is_no_resort() -> None:
 
 
 # -- newcomers
+
+
+def test_a_newcomer_that_goes_before_anybody_asks_is_not_held() -> None:
+    waters = Waters()
+    waters.add("stays", new=True)
+    goes = waters.add("goes", new=True)
+    waters.pool.remove(goes)
+    assert goes not in waters.pool._growing
 
 
 def test_a_newcomer_is_let_in_step_by_step() -> None:

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from shoal.config import ModelConfig
 from shoal.errors import ConfigError
-from shoal.model_registry import Registry, aliases
+from shoal.model_registry import Registry, aliases, make_spec
 from shoal.model_registry.aliases import Aliases
 from shoal.types import ModelName
 
@@ -13,8 +14,10 @@ def test_there_is_a_limit_and_what_is_there_can_still_be_pointed_elsewhere(monke
     registry = Registry()
     for alias in ("a", "b"):
         registry.point(alias, {"one": 1}, known=False)
-    with pytest.raises(ConfigError, match="2 aliases already"):
+    with pytest.raises(ConfigError, match="2 aliases at most"):
         registry.point("c", {"one": 1}, known=False)
+    with pytest.raises(ConfigError, match="2 aliases at most"):
+        registry.add(make_spec("one", ModelConfig(uri="echo", aliases=("c",))))
     registry.point("b", {"two": 1}, known=False)
     assert registry.all_aliases() == {"a": {"one": 1}, "b": {"two": 1}}
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.config import ModelConfig, ShardConfig
+from shoal.config import ModelConfig, ShardConfig, TensorConfig
 from shoal.errors import ConfigError
 from shoal.model_registry import BUILT_IN, Engine, Source, make_spec, parse_model_argument
 from shoal.model_store import CATALOG
@@ -109,3 +109,21 @@ def test_a_model_that_generates_cannot_be_in_shards() -> None:
     with pytest.raises(ConfigError, match="only a tensor model can be in shards") as caught:
         make_spec("m", ModelConfig(uri="smollm2", shards=ShardConfig(count=2)))
     assert caught.value.param == "shards"
+
+
+X = TensorConfig(name="x", dtype="FP32", shape=(-1, 4))
+
+
+@pytest.mark.parametrize("field", ["inputs", "outputs"])
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ((TensorConfig(name="x", dtype="float", shape=(1,)),), r"\[0\]: tensor 'x' cannot be float; there are BOOL, "),
+        ((X, TensorConfig(name="y", dtype="FP32", shape=(-1, -4))), r"\[1\]: tensor 'y' cannot have shape \[-1, -4\]"),
+        ((X, X), r"\[1\]: there are two tensors called 'x'"),
+    ],
+)
+def test_a_tensor_that_no_array_could_be_is_refused(field: str, tensors: tuple[TensorConfig, ...], says: str) -> None:
+    with pytest.raises(ConfigError, match=f"model 'm': {field}{says}") as caught:
+        make_spec("m", ModelConfig(uri="echo", **{field: tensors}))  # type: ignore[arg-type]
+    assert caught.value.param == field

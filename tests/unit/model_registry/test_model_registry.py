@@ -67,6 +67,7 @@ def test_an_unknown_name_gets_a_bounded_list_of_what_there_is(models: list[Model
         ([model("x", "y"), model("y", "x")], "'y' is already an alias of 'x'"),
         ([model("x", "x")], "model 'x' has the alias 'x' twice"),
         ([model("x", "y", "y")], "model 'x' has the alias 'y' twice"),
+        ([CHAT, model("x", "smollm2@1")], "an alias has no version: 'smollm2@1'"),
     ],
 )
 def test_clashes_and_loops_are_refused(models: list[ModelSpec], says: str) -> None:
@@ -198,6 +199,15 @@ def test_an_alias_spreads_its_keys_by_weight_and_always_gives_a_key_the_same_mod
 def test_an_alias_that_leads_nowhere_is_refused(alias: str, targets: dict[str, int], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         Registry([CHAT]).point(alias, targets)
+
+
+@pytest.mark.parametrize("alias", ["", "my chat", "a/b", "a" * 65, "fish\n"])
+def test_an_alias_of_a_models_settings_is_a_name_like_any_other(alias: str) -> None:
+    registry = Registry()
+    with pytest.raises(ConfigError, match="an alias is a name") as caught:
+        registry.add(model("smollm2", alias))
+    assert caught.value.param == "aliases"
+    assert not registry.all_aliases()
 
 
 def test_removing_a_model_takes_the_aliases_of_its_settings_with_it() -> None:

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from shoal.config import ModelConfig
-from shoal.errors import ConfigError, ModelNotFound
+from shoal.errors import ConfigError, ModelNotFound, ShoalError
 from shoal.messages import ModelInfo
 from shoal.model_registry import Placement, Records, Registry, changes, make_spec, records, restored
 from shoal.types import ModelId, ModelKind, ModelName, ModelState, Version, WorkerId
@@ -87,6 +91,77 @@ def test_models_that_only_workers_tell_of_are_not_kept_but_what_was_said_of_them
     for info in told:
         kept.learn(info)
     assert kept.resolve("own").version == kept.resolve("alias").version == "2"
+
+
+def test_an_alias_that_went_from_one_model_to_another_stays_with_it() -> None:
+    changed = configured()
+    changed.unpoint("short")
+    changed.add(make_spec("other", ModelConfig(uri="echo", aliases=("short",))), Placement())
+    assert after(changed).resolve("short").name == "other"
+
+
+def test_the_aliases_of_a_removed_model_stay_away_with_it() -> None:
+    changed = configured()
+    changed.unpoint("canary")
+    changed.remove([one("1"), one("2")])
+    kept = after(changed)
+    assert not kept.all_aliases()
+    kept.add(make_spec("other", ModelConfig(uri="echo", aliases=("short",))))
+
+
+def test_a_version_beside_a_workers_own_does_not_become_live_by_a_restart() -> None:
+    own = ModelInfo(ModelName("own"), ModelKind.TENSOR, ModelState.READY)
+    changed = configured()
+    changed.learn(own)
+    changed.add(make_spec("own@2", ModelConfig(uri="echo")), Placement())
+    kept = after(changed)
+    kept.learn(own)
+    assert changed.resolve("own").version == kept.resolve("own").version == "1"
+
+
+def change(registry: Registry, what: str, name: str, version: str, alias: str) -> None:
+    """As an operator would; one of what may be changed."""
+    model = ModelId(ModelName(name), Version(version))
+    match what:
+        case "add":
+            registry.add(make_spec(str(model), ModelConfig(uri="echo")), Placement())
+        case "add with an alias":
+            registry.add(make_spec(str(model), ModelConfig(uri="echo", aliases=(alias,))), Placement())
+        case "remove":
+            registry.remove([model])
+        case "remove all":
+            registry.remove([spec.id for spec in registry.versions(name)])
+        case "promote":
+            registry.promote(model)
+        case "point":
+            registry.point(alias, {name: 2, str(model): 1})
+        case "unpoint":
+            registry.unpoint(alias)
+
+
+CHANGES = ("add", "add with an alias", "remove", "remove all", "promote", "point", "unpoint")
+steps = st.tuples(st.sampled_from(CHANGES), st.sampled_from("mn"), st.sampled_from("123"))
+
+
+@example([(("unpoint", "m", "1"), "short"), (("add with an alias", "n", "1"), "short")])
+@given(st.lists(st.tuples(steps, st.sampled_from(["short", "canary", "n", "fish"])), max_size=8))
+def test_whatever_was_changed_a_restart_finds_it_as_it_was(
+    changes_made: Sequence[tuple[tuple[str, str, str], str]],
+) -> None:
+    changed, stored = configured(), dict[str, bytes]()
+    for step, alias in changes_made:
+        before = changed.snapshot()
+        try:
+            change(changed, *step, alias)
+        except ShoalError:
+            changed.restore(before)
+        for key, value in changes(records(before), records(changed)).items():
+            stored.pop(key, None)
+            stored |= {} if value is None else {key: value}
+    kept = restored(configured(), stored)
+    assert {str(spec.id) for spec in kept.list()} == {str(spec.id) for spec in changed.list()}
+    assert kept.all_aliases() == changed.all_aliases()
+    assert [kept.is_live(spec.id) for spec in changed.list()] == [changed.is_live(spec.id) for spec in changed.list()]
 
 
 def test_what_is_no_longer_there_is_deleted() -> None:

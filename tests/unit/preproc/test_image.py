@@ -64,6 +64,13 @@ def test_every_kind_of_picture_has_the_same_channels(mode: str) -> None:
     assert decode(encoded(picture(colour=None, mode=mode))).shape == (1, 2, 4, 3)
 
 
+@pytest.mark.parametrize("channels", ["RGB", "L"])
+def test_grey_of_16_bits_keeps_its_shades(channels: str) -> None:
+    shades = np.array([[0, 0x0100], [0x80FF, 0xFFFF]], np.uint16)
+    pixels = decode(encoded(Image.fromarray(shades)), channels=channels)
+    assert pixels[0, :, :, 0].tolist() == [[0, 1], [128, 255]]
+
+
 def test_a_picture_taken_sideways_is_turned_up() -> None:
     turned = Image.Exif()
     turned[0x0112] = 6  # the camera was turned by 90 degrees

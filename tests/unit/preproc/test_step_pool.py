@@ -157,6 +157,15 @@ async def test_a_request_that_kills_every_process_is_given_up_after_two(pool: St
     assert all(process.stopped for process in fleet.processes[:2])
 
 
+async def test_requests_that_kill_every_process_do_not_take_them_from_the_others(pool: StepPool) -> None:
+    for _ in range(10):
+        with pytest.raises(EngineFailed, match="2 processes died"):
+            await ask(pool, 0.1, "die")
+    began = now()
+    await ask(pool, 0.1)
+    assert now() - began < 1
+
+
 async def test_a_process_that_dies_idle_is_started_again_and_costs_no_request(pool: StepPool, fleet: Fleet) -> None:
     for process in fleet.processes:
         process.die("killed by SIGKILL")
@@ -202,8 +211,9 @@ async def test_the_queue_is_bounded(pool: StepPool, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(pool_module, "MAX_WAITING", 2)
     asked = [asyncio.ensure_future(ask(pool)) for _ in range(4)]
     await asyncio.sleep(0.5)
-    with pytest.raises(Overloaded, match="2 requests wait"):
+    with pytest.raises(Overloaded, match="2 requests wait") as caught:
         await ask(pool)
+    assert caught.value.retry_after
     await asyncio.gather(*asked)
 
 

@@ -8,7 +8,7 @@ from unit.load_balancer.fakes import FakeWorker
 
 from shoal.config import ModelConfig, ShardConfig
 from shoal.errors import ModelUnavailable, Overloaded, ShoalError
-from shoal.load_balancer import Health, Pool, Replica
+from shoal.load_balancer import Health, Outcome, Pool, Replica
 from shoal.messages import ModelInfo
 from shoal.model_registry import ModelSpec
 from shoal.router import Reason, RoutingDecision, route
@@ -55,6 +55,7 @@ def decide(
     *,
     excluded: Sequence[str] = (),
     lost: Sequence[str] = (),
+    failing: Sequence[str] = (),
     zone: str = "",
     shard: int | None = None,
     **more: object,
@@ -62,6 +63,8 @@ def decide(
     health = Health()
     for worker in lost:
         health.connection_lost(WorkerId(worker), 0.0)
+    for worker in [*failing] * 3:
+        health.end(health.begin(WorkerId(worker), 0.0), Outcome.FAILURE, 0.0)
     return route(
         ModelSpec(name=MODEL.name, kind=ModelKind.GENERATE),
         fleet=Fleet(replicas, zone=zone, shard=shard),
@@ -91,6 +94,7 @@ def test_a_request_goes_to_a_worker_that_has_the_model_ready() -> None:
             [on("a", zone="e", in_flight=4), on("b", zone="w")], {"zone": "e"}, "b", "other_zone", id="its zone is full"
         ),
         pytest.param([on("a", suspect=True), on("b", in_flight=4)], {}, "a", "suspect", id="only a silent one"),
+        pytest.param([on("a"), on("b", in_flight=4)], {"failing": ["a"]}, "a", "ejected", id="only one that failed"),
         pytest.param([on("a"), on("b")], {"instead_of": ModelId(ModelName("x"))}, "a", "fallback_model", id="fallback"),
     ],
 )

@@ -46,6 +46,13 @@ def test_an_integer_in_a_tensor_and_its_text_are_the_same_key() -> None:
     assert numbers[0].shard == text[0].shard == header[0].shard
 
 
+def test_a_row_that_has_no_shard_is_told_with_its_input() -> None:
+    ranges = ShardConfig(count=2, by="range", key="id", bounds=("10",))
+    with pytest.raises(InvalidRequest, match="input 'id': the key 'fish' must be a number") as caught:
+        scatter(request(np.array([b"7", b"fish"], dtype=object)), "", ranges)
+    assert caught.value.param == "id"
+
+
 def test_a_request_for_one_shard_is_not_copied() -> None:
     inputs = request([5, 5, 5], x=np.zeros((3, 2)))
     (part,) = scatter(inputs, "", BY_INPUT)

@@ -46,6 +46,29 @@ def test_what_an_engine_measures_is_shown_under_its_worker() -> None:
     assert not [name for name in shown(fleet) if "'a'" in name]
 
 
+def test_shards_of_a_model_on_one_worker_have_series_of_their_own() -> None:
+    fleet = FleetMetrics()
+    for shard in (0, 1):
+        metrics = EngineMetrics(FISH, CollectorRegistry(), shard)
+        metrics.batch_released("fish", "full", 8, shard + 1, 0.003, 0.02)
+        fleet.take_in(A, MetricsReport(f"fish@1#{shard}", Changes(metrics.registry).take()))
+    samples = [sample for metric in fleet.collect() for sample in metric.samples]
+    series = {(sample.name, *sorted(sample.labels.items())) for sample in samples}
+    assert len(series) == len(samples)
+    assert {sample.labels["shard"] for sample in samples} == {"0", "1"}
+
+
+def test_what_a_worker_has_no_more_is_shown_no_more_and_takes_no_place() -> None:
+    fleet = FleetMetrics()
+    for number in range(MAX_SOURCES + 1):
+        fleet.take_in(A, MetricsReport(f"fish@{number}", Changes(measured().registry).take()))
+        fleet.keep(A, {"fish@1"})
+    assert len(shown(fleet)) > 0
+    fleet.keep(A, ())
+    assert not shown(fleet)
+    fleet.keep(B, ())  # who has told nothing yet
+
+
 def test_only_what_has_changed_is_told_again() -> None:
     metrics = measured()
     changes = Changes(metrics.registry)

@@ -38,7 +38,7 @@ class Runtime:
         self.info = msgspec.structs.replace(self.info, state=state, reason=reason)
         self._changed()
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+    async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk, None]:
         for chunk in tuple[Chunk, ...]():
             yield chunk
 

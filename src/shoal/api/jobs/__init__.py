@@ -10,7 +10,7 @@ from shoal.api.jobs.inner import Surfaces
 from shoal.api.openapi import EVENTS, READS_BODY, RUNNING, Content, Header, Operation
 from shoal.api.routing import Route
 from shoal.coordinator.jobs import Jobs
-from shoal.errors import Conflict, EventsGone, InvalidRequest, NotFound
+from shoal.errors import Conflict, Draining, EventsGone, InvalidRequest, NotFound
 
 
 def routes(jobs: Jobs, surfaces: Surfaces) -> list[Route]:
@@ -28,7 +28,7 @@ _CREATE = Operation(
     "Order a request that is answered later",
     {202: (Content(JobDocument),)},
     body=(Content(JobBody),),
-    errors=(*READS_BODY, Conflict),
+    errors=(*READS_BODY, Conflict, Draining),
     headers=(*RUNNING, Header("idempotency-key", "The same key orders the same job once")),
 )
 _READ = Operation("How a job is doing, and its answer", {200: (Content(JobDocument),)}, errors=(NotFound,))

@@ -47,7 +47,7 @@ async def ready(plane: Plane, exchange: Exchange) -> None:
 async def config(plane: Plane, exchange: Exchange) -> None:
     """In the words of Triton's model configuration."""
     model = _find(plane, exchange)
-    batched = bool(model.inputs) and model.settings.batchable is not False
+    batched = bool(model.inputs) and model.batchable is not False
     answer = ModelSettings(
         name=model.name,
         platform=_platform(model),

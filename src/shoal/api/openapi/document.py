@@ -12,8 +12,8 @@ import msgspec
 from shoal.api.asgi import Exchange
 from shoal.api.errors import error_type
 from shoal.api.openapi.operation import REQUEST_ID, Content, Errors, Operation
-from shoal.api.routing import PARAMETER, Route
-from shoal.errors import ShoalError
+from shoal.api.routing import PARAMETER, SAFE_METHODS, Route
+from shoal.errors import Forbidden, ShoalError
 
 PATH: Final = "/openapi.json"
 
@@ -80,7 +80,8 @@ def _operation(route: Route, operation: Operation, schemas: _Schemas) -> dict[st
         str(status): _answer("As asked", schemas.content(contents)) for status, contents in operation.answers.items()
     }
     error = schemas.content([Content(error_type(route.path))])
-    for status, kinds in _by_status(operation.errors).items():
+    errors = operation.errors if route.method in SAFE_METHODS else (*operation.errors, Forbidden)
+    for status, kinds in _by_status(errors).items():
         answers.setdefault(str(status), _answer(" ".join(kind("").message for kind in kinds), error))
     answers.setdefault("500", _answer("The server failed.", error))
     made: dict[str, Any] = {
@@ -100,7 +101,7 @@ def _answer(description: str, content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _by_status(errors: Errors) -> dict[int, list[type[ShoalError]]]:
     found: dict[int, list[type[ShoalError]]] = {}
-    for kind in errors:
+    for kind in dict.fromkeys(errors):
         found.setdefault(kind.status, []).append(kind)
     return found
 

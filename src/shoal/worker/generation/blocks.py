@@ -64,9 +64,16 @@ class BlockPool:
         """Blocks that nobody holds."""
         return len(self._free) + len(self._kept)
 
+    def available_beside(self, shared: Sequence[int]) -> int:
+        """Those that are available once ``shared`` are held."""
+        return self.available - sum(1 for block in shared if not self._holders[block])
+
     @property
     def held(self) -> int:
         return self.num_blocks - self.available
+
+    def holders(self, block: int) -> int:
+        return self._holders[block]
 
     def match(self, keys: Sequence[BlockKey]) -> list[int]:
         """The blocks of the longest known beginning of ``keys``. Takes nothing; valid until the next call."""
@@ -81,8 +88,7 @@ class BlockPool:
     def acquire(self, shared: Sequence[int], fresh: int, *, spare: int = 0) -> list[int] | None:
         """Hold ``shared`` (from :meth:`match`) and ``fresh`` new blocks; None, and nothing held, unless that
         leaves ``spare`` blocks available."""
-        kept = sum(1 for block in shared if not self._holders[block])
-        if fresh + spare > self.available - kept:
+        if fresh + spare > self.available_beside(shared):
             return None
         for block in shared:
             self._hold(block)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from functools import partial
 from shoal.aio import Tasks
 from shoal.clock import now
 from shoal.engines.base import LanguageEngine
-from shoal.errors import EngineFailed, ModelUnavailable, ShoalError
+from shoal.errors import DeadlineExceeded, EngineFailed, ModelUnavailable, ShoalError
 from shoal.messages import Chunk, Generate, Load
 from shoal.types import FinishReason, Grammar
 from shoal.worker.generation.answer import Answer
@@ -82,6 +84,7 @@ class GenerationLoop:
         self._compiling: dict[Grammar, asyncio.Task[Constraint]] = {}
         self._step: Step | None = None  # that runs now
         self._failed_steps = 0
+        self._parked = 0  # as it was last told
         self._arrival = asyncio.Event()
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._prepare_threads = Offload(2, "prepare")
@@ -103,18 +106,21 @@ class GenerationLoop:
             kv_used=pool.held / pool.num_blocks,
         )
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Chunk]:
+    async def generate(self, request: Generate, *, deadline: float | None = None) -> AsyncGenerator[Chunk]:
         """The answer as it comes; the last chunk has a ``finish_reason`` and the usage. Closing aborts it.
 
+        Whoever asks closes it at the ``deadline`` (on the loop's clock); what cannot begin to speak by then is refused.
+
         Raises :class:`~shoal.errors.InvalidRequest` for what cannot be generated, :class:`~shoal.errors.Overloaded`
-        when too many wait already, :class:`~shoal.errors.EngineFailed`, and
+        when too many wait already, :class:`~shoal.errors.EngineFailed`,
+        :class:`~shoal.errors.DeadlineExceeded` before anything is computed, and
         :class:`~shoal.errors.ModelUnavailable` when the loop is closed.
         """
         progress = Progress(request.trace, now())
         answer = await self._prepare(request)
         answer.progress = progress
         progress.prepared = now()
-        self._submit(answer)
+        self._submit(answer, deadline)
         try:
             while True:
                 chunk = await answer.outbox.take()
@@ -155,9 +161,13 @@ class GenerationLoop:
         if not task.cancelled():
             task.exception()  # whoever would have taken it may have left
 
-    def _submit(self, answer: Answer) -> None:
+    def _submit(self, answer: Answer, deadline: float | None) -> None:
         self._check_open()
-        answer.sequence.arrived = now()
+        sequence = answer.sequence
+        sequence.arrived = now()
+        sequence.deadline = math.inf if deadline is None else deadline
+        if self._scheduler.is_late(sequence, sequence.arrived):
+            raise _too_late(sequence)
         self._answers[answer.sequence] = answer
         self._scheduler.submit(answer.sequence)
         self._arrival.set()
@@ -168,7 +178,8 @@ class GenerationLoop:
 
     def _withdraw(self, sequence: TokenSequence) -> None:
         """Nobody waits for this answer any more, whether or not it is complete."""
-        self._retire(sequence)
+        if self._retire(sequence) is not None:
+            self._observer.withdrawn()
         step = self._step
         if step is None or any(planned.sequence in self._answers for planned in step.rows):
             return
@@ -194,7 +205,8 @@ class GenerationLoop:
         news: list[_News] = []
         while True:
             self._arrival.clear()
-            rows = self._scheduler.plan()
+            rows = self._scheduler.plan(now())
+            self._tell()
             if not rows:
                 self._deliver(news)
                 news = []
@@ -208,10 +220,26 @@ class GenerationLoop:
             await asyncio.sleep(0)
             self._deliver(news)
             outcomes = await self._outcomes(ended)
-            self._observer.stepped(len(rows), sum(len(planned.row.tokens) for planned in rows), now() - began)
+            self._measure(self._step, now() - began)
             news = self._commit(self._step, outcomes)
             self._watch(self._step, outcomes)
             self._step = None
+
+    def _tell(self) -> None:
+        """Answer those that the plan refused, and say whom it preempted."""
+        scheduler = self._scheduler
+        for sequence in scheduler.late:
+            self._fail(sequence, _too_late(sequence))
+        parked = scheduler.waiting.parked
+        if scheduler.preempted or scheduler.recomputed or parked != self._parked:
+            self._observer.preempted(scheduler.preempted, scheduler.recomputed, parked)
+            scheduler.preempted, scheduler.recomputed, self._parked = Counter(), 0, parked
+
+    def _measure(self, step: Step, seconds: float) -> None:
+        sizes = [(len(planned.row.tokens), planned.row.generated) for planned in step.rows]
+        self._observer.stepped(len(sizes), sum(size for size, _ in sizes), seconds)
+        if step.computed.is_set() and not step.unwanted.is_set():
+            self._scheduler.pace.observe(sum(size for size, generated in sizes if not generated), seconds)
 
     def _begin(self, rows: Iterable[Planned]) -> float:
         """Note for each answer when it was first worked on. Returns the time."""
@@ -231,6 +259,8 @@ class GenerationLoop:
     def _commit(self, step: Step, outcomes: Iterable[Outcome]) -> list[_News]:
         """Write down what the engine has computed, for those that still want it."""
         news: list[_News] = []
+        if wasted := sum(planned.sequence not in self._answers for planned in step.rows):
+            self._observer.wasted(wasted)
         for planned, outcome in zip(step.rows, outcomes, strict=True):
             sequence = planned.sequence
             if sequence not in self._answers:
@@ -299,3 +329,7 @@ class GenerationLoop:
                 await closing
         except TimeoutError:
             logger.error("the engine does not end its step", extra={"action": "engine_stuck"})
+
+
+def _too_late(sequence: TokenSequence) -> DeadlineExceeded:
+    return DeadlineExceeded(f"a prompt of {len(sequence.prompt)} tokens cannot be computed in the time that is left")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 from shoal.clock import now
@@ -13,9 +14,28 @@ class StepObserver(Protocol):
     def stepped(self, rows: int, tokens: int, seconds: float) -> None:
         """The engine has computed a step of so many sequences and tokens."""
 
+    def preempted(self, reasons: Mapping[str, int], recomputed: int, parked: int) -> None:
+        """So many sequences were parked since the last time, by why; so many tokens of those let in again are computed
+        anew; so many are parked now."""
+
+    def withdrawn(self) -> None:
+        """A client has left before its answer was complete."""
+
+    def wasted(self, rows: int) -> None:
+        """A step had so many rows of sequences that nobody wanted any more when it ended."""
+
 
 class _Nobody:
     def stepped(self, rows: int, tokens: int, seconds: float) -> None:
+        return None
+
+    def preempted(self, reasons: Mapping[str, int], recomputed: int, parked: int) -> None:
+        return None
+
+    def withdrawn(self) -> None:
+        return None
+
+    def wasted(self, rows: int) -> None:
         return None
 
 

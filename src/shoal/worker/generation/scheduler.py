@@ -1,22 +1,28 @@
 """Which sequences take part in the next step, and with how many tokens. Plain decisions: no engine, no clock.
 
-A step first takes one token of every sequence that decodes, then fills up with chunks of prompts and with output that
-is replayed, the oldest first. Neither starves the other: a step is never so long that decoding stalls behind a prompt
-(``step_tokens``), and so few sequences run at a time that a chunk of a prompt always fits beside their decoding.
+A step takes one token of every sequence that decodes, and fills up with chunks of prompts and with output that is
+replayed. Neither starves the other: a step is never so long that decoding stalls behind a prompt (``step_tokens``),
+and so few sequences run at a time that a chunk of a prompt always fits beside their decoding.
 
-Sequences are let in as :mod:`~shoal.worker.generation.waiting` says, and then served in that order. When blocks run
-out, the one let in last gives its blocks back and waits at the head of the queue, to be computed again from its
-tokens; its client only sees a pause. The first can always go on, so everyone finishes.
+Sequences are let in as :mod:`~shoal.worker.generation.waiting` says, and served in the order of their standing. When
+there is no place for one of a higher class, or blocks run out, :mod:`~shoal.worker.generation.preemption` says who is
+parked: it keeps its blocks while there is room, and is computed again from its tokens where there is not; its client
+only sees a pause. The first can always go on, so everyone finishes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from shoal.engines.base import Capabilities, Row
 from shoal.errors import Overloaded
 from shoal.worker.generation.blocks import BlockPool
+from shoal.worker.generation.pace import Pace
+from shoal.worker.generation.preemption import Need, in_order, make_way
 from shoal.worker.generation.sequence import TokenSequence
 from shoal.worker.generation.waiting import Waiting
 
@@ -24,6 +30,8 @@ from shoal.worker.generation.waiting import Waiting
 ALIGNMENT = 32
 
 RETRY_AFTER = 1.0  # seconds
+
+Reason = Literal["priority", "memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +49,17 @@ class Planned:
     row: Row
 
 
+@dataclass(slots=True)
+class _Draft:
+    """A step in the making."""
+
+    budget: int  # tokens that are left, beside one of each sequence that decodes
+    step: list[Planned] = field(default_factory=list)
+
+
 class Scheduler:
-    """The sequences of one engine: those in ``running``, in the order they were let in, hold blocks, others none."""
+    """The sequences of one engine: those in ``running``, in the order they were let in, hold blocks, and those that are
+    parked may."""
 
     def __init__(self, capabilities: Capabilities, limits: Limits) -> None:
         """Raises ValueError for an engine whose steps have no room for a chunk beside a decoding row."""
@@ -57,6 +74,10 @@ class Scheduler:
         self.pool = BlockPool(capabilities.num_blocks)
         self.running: dict[TokenSequence, None] = {}  # in order, and found at once
         self.waiting = Waiting()
+        self.pace = Pace(least=self._step_tokens // 2)
+        self.late: list[TokenSequence] = []  # refused by the last plan: their deadline comes before their first token
+        self.preempted: Counter[str] = Counter()  # by reason
+        self.recomputed = 0  # tokens, that were computed before
 
     def check_room(self, coming: int) -> None:
         """Raises :class:`~shoal.errors.Overloaded` if, with ``coming`` announced before it, one more is too many."""
@@ -68,25 +89,31 @@ class Scheduler:
     def submit(self, sequence: TokenSequence) -> None:
         self.waiting.append(sequence)
 
+    def is_late(self, sequence: TokenSequence, at: float) -> bool:
+        """Would its prompt alone take longer than it has? What was begun is never late."""
+        if sequence.deadline == math.inf or sequence.cached is not None:
+            return False
+        known = len(self._known_prefix(sequence)) * self._capabilities.block_size
+        return at + self.pace.seconds(len(sequence.prompt) - known) > sequence.deadline
+
     def remove(self, sequence: TokenSequence) -> None:
         """Finished, failed or no longer wanted. Also while a step runs: blocks are given away only by a plan."""
-        if sequence in self.running:
-            del self.running[sequence]
-            self._release(sequence)
-        else:
-            self.waiting.remove(sequence)
+        self.running.pop(sequence, None)
+        self.waiting.remove(sequence)
+        self._release(sequence)
 
-    def plan(self) -> list[Planned]:
-        """The next step. Call it only when the last one has ended and was committed."""
-        step = [self._row(sequence, 1) for sequence in self._decoding()]
-        budget = self._step_tokens - len(step)
-        for sequence in self._behind():
-            count = self._share(sequence, budget)
-            if count == 0:
-                break
-            step.append(self._row(sequence, count))
-            budget -= count
-        return step
+    def plan(self, at: float) -> list[Planned]:
+        """The next step, at this time. Call it only when the last one has ended and was committed."""
+        self.late = []
+        draft = _Draft(self._step_tokens - sum(map(self._decodes, self.running)))
+        highest = self._highest(at)
+        for sequence in in_order(self.running):
+            if highest > sequence.standing:
+                highest = self._let_in(draft, at, above=sequence.standing)
+            if sequence in self.running:
+                self._serve(draft, sequence, at)
+        self._let_in(draft, at)
+        return draft.step
 
     def commit(self, planned: Planned) -> None:
         """The engine has computed this row."""
@@ -103,64 +130,121 @@ class Scheduler:
         row = Row(tokens, sequence.computed, tuple(sequence.blocks), at_end, generated=not sequence.prefilling)
         return Planned(sequence, row)
 
-    def _decoding(self) -> Iterator[TokenSequence]:
-        for sequence in list(self.running):
-            # One that an older one has just sent back is not among them: it begins again with its prompt.
-            if self._decodes(sequence) and self._make_room(sequence):
-                yield sequence
+    def _serve(self, draft: _Draft, sequence: TokenSequence, at: float) -> None:
+        if self._decodes(sequence):
+            if self._make_room(sequence, at):
+                draft.step.append(self._row(sequence, 1))
+            return
+        # It has blocks for all its tokens since it was let in.
+        count = self._share(sequence, draft.budget)
+        if count:
+            draft.step.append(self._row(sequence, count))
+        draft.budget = draft.budget - count if count else 0  # nobody overtakes one for whom too little is left
 
     def _decodes(self, sequence: TokenSequence) -> bool:
         """Or replays a token a step, where the engine can do no more."""
         last = sequence.computed + 1 == sequence.length or self._capabilities.max_generated == 1
         return last and not sequence.prefilling
 
-    def _behind(self) -> Iterator[TokenSequence]:
-        """Those with more than a token to compute. They have blocks for all of them since they were admitted."""
-        yield from [sequence for sequence in self.running if not self._decodes(sequence)]
-        while (sequence := self._next()) is not None and self._admit(sequence):
-            self.waiting.remove(sequence)
-            self.running[sequence] = None
-            yield sequence
+    def _highest(self, at: float) -> float:
+        """Where the first of those that wait stands."""
+        first = self._first(at)
+        return -math.inf if first is None else self.waiting.standing(first, at)
 
-    def _next(self) -> TokenSequence | None:
-        if not self.waiting or len(self.running) >= self._max_running:
-            return None
-        return self.waiting.first(self.running, self._max_group)
+    def _first(self, at: float) -> TokenSequence | None:
+        full = len(self.running) >= self._max_running
+        if not self.waiting or (full and self.waiting.highest_class <= min(each.standing for each in self.running)):
+            return None  # as most often: nobody need be looked at
+        return self.waiting.first(self.running, self._max_group, at)
 
-    def _make_room(self, sequence: TokenSequence) -> bool:
-        """A block for the next token, if need be a younger sequence's; False if it is itself the youngest."""
+    def _let_in(self, draft: _Draft, at: float, above: float = -math.inf) -> float:
+        """Those that stand above; returns where the next stands, if anybody may still be let in."""
+        while draft.budget > 0 and (first := self._first(at)) is not None:
+            highest = self.waiting.standing(first, at)
+            if highest <= above:
+                return highest
+            if self.is_late(first, at):
+                self.waiting.remove(first)
+                self.late.append(first)
+                continue
+            if not self._admit(first, at):
+                break
+            self.waiting.take(first, at)
+            self.running[first] = None
+            draft.budget -= self._decodes(first)
+            self._serve(draft, first, at)
+        return -math.inf
+
+    def _make_room(self, sequence: TokenSequence, at: float) -> bool:
+        """A block for the next token, if need be somebody else's; False if it is itself the first to give way."""
         while len(sequence.blocks) * self._capabilities.block_size <= sequence.computed:
             blocks = self.pool.acquire((), 1)
             if blocks is not None:
                 sequence.blocks += blocks
-            elif self._preempt_youngest() is sequence:
-                return False
+            elif holding := self.waiting.holding(at):
+                self._drop(holding[0])
+            else:
+                last = in_order(self.running)[-1]
+                self._park(last, at, "memory")
+                if last is sequence:
+                    return False
         return True
 
-    def _preempt_youngest(self) -> TokenSequence:
-        victim, _ = self.running.popitem()
-        self._release(victim)
-        victim.computed = 0
-        self.waiting.send_back(victim)
-        return victim
+    def _park(self, sequence: TokenSequence, at: float, reason: Reason) -> None:
+        del self.running[sequence]
+        self.waiting.park(sequence, at)
+        self.preempted[reason] += 1
+
+    def _drop(self, sequence: TokenSequence) -> None:
+        """Take its blocks: it will be computed again."""
+        self._release(sequence)
+        sequence.lost, sequence.computed = sequence.computed, 0
 
     def _release(self, sequence: TokenSequence) -> None:
         self.pool.release(sequence.blocks)
         sequence.blocks = []  # not cleared: rows of earlier steps are none of our business
 
-    def _admit(self, sequence: TokenSequence) -> bool:
-        """Give it blocks for all its known tokens, so that no prompt runs out of blocks half-way."""
-        shared = self._known_prefix(sequence)
-        fresh = -(-sequence.length // self._capabilities.block_size) - len(shared)
-        # A block for each that will grow, or the newcomer would be preempted again as soon as one does.
-        blocks = self.pool.acquire(shared, fresh, spare=sum(map(self._will_grow, self.running)))
-        if blocks is None:
+    def _admit(self, sequence: TokenSequence, at: float) -> bool:
+        """Give it a place, and blocks for all its known tokens, so that no prompt runs out of blocks half-way."""
+        shared = [] if sequence.blocks else self._known_prefix(sequence)
+        fresh = -(-sequence.length // self._capabilities.block_size) - len(sequence.blocks) - len(shared)
+        if not self._clear_way(sequence, fresh, shared, at):
             return False
-        sequence.blocks = blocks
-        sequence.computed = len(shared) * self._capabilities.block_size
+        blocks = self.pool.acquire(shared, fresh, spare=self._spare())
+        assert blocks is not None, "the way was cleared"
+        if not sequence.blocks:
+            sequence.computed = len(shared) * self._capabilities.block_size
+            self.recomputed += max(0, sequence.lost - sequence.computed)
+        sequence.blocks += blocks
         if sequence.cached is None:
             sequence.cached = sequence.computed
         return True
+
+    def _clear_way(self, sequence: TokenSequence, fresh: int, shared: Sequence[int], at: float) -> bool:
+        need = Need(
+            place=len(self.running) >= self._max_running,
+            blocks=fresh + self._spare() - self.pool.available_beside(shared),
+            shared=frozenset(shared),
+        )
+        way = make_way(
+            sequence,
+            need,
+            running=in_order(self.running),
+            parked=[other for other in self.waiting.holding(at) if other is not sequence],
+            growing={other for other in self.running if self._will_grow(other)},
+            pool=self.pool,
+        )
+        if way is None:
+            return False
+        for victim in way.park:
+            self._park(victim, at, "priority")
+        for victim in way.drop:
+            self._drop(victim)
+        return True
+
+    def _spare(self) -> int:
+        """A block for each that will grow, or a newcomer would be preempted again as soon as one does."""
+        return sum(map(self._will_grow, self.running))
 
     def _known_prefix(self, sequence: TokenSequence) -> list[int]:
         """Blocks that need not be computed. The prompt's last token always is: its logits are wanted."""
@@ -191,6 +275,5 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raises AssertionError if the books do not agree. Takes time with the number of blocks."""
         self.pool.check_integrity()
-        held = {block for sequence in self.running for block in sequence.blocks}
+        held = {block for sequence in [*self.running, *self.waiting] for block in sequence.blocks}
         assert len(held) == self.pool.held, "a block is held by no sequence"
-        assert not any(sequence.blocks for sequence in self.waiting), "a waiting sequence holds blocks"

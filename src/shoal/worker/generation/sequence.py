@@ -7,6 +7,7 @@ sampled only when it reaches the end of all known tokens; until then the sequenc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -25,10 +26,15 @@ class TokenSequence:
     group: str = ""  # of sequences that share their turns; empty: it has its own
     priority: int = 0  # the higher, the sooner
     arrived: float = 0.0  # seconds on a clock that is the same for all
+    deadline: float = math.inf  # on the same clock
+    since: float = 0.0  # when it, or its group, last began to wait
+    waited: float = 0.0  # seconds, before it was last let in
+    standing: int = 0  # while it runs: its class and what it has gained by waiting
     output: list[TokenId] = field(default_factory=list)
     computed: int = 0  # leading tokens whose KV is in the blocks
     blocks: list[int] = field(default_factory=list)
     cached: int | None = None  # tokens whose KV was there when it was first admitted
+    lost: int = 0  # tokens that were computed when its blocks were taken away
 
     @property
     def length(self) -> int:

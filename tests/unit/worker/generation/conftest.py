@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -22,12 +23,35 @@ def encode_prompt(prompt: Prompt) -> Sequence[TokenId]:
             raise InvalidRequest("toys do not chat", param="messages")
 
 
+class Counts:
+    """What an observer is told."""
+
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.recomputed = self.parked = self.left = self.wasted_rows = 0
+
+    def stepped(self, rows: int, tokens: int, seconds: float) -> None:
+        return None
+
+    def preempted(self, reasons: Mapping[str, int], recomputed: int, parked: int) -> None:
+        self.reasons.update(reasons)
+        self.recomputed += recomputed
+        self.parked = parked
+
+    def withdrawn(self) -> None:
+        self.left += 1
+
+    def wasted(self, rows: int) -> None:
+        self.wasted_rows += rows
+
+
 class Server:
     """A loop over a toy, and what tests ask of it."""
 
     def __init__(self, engine: ToyEngine, **options: Any) -> None:
         self.engine = engine
-        self.loop = GenerationLoop(engine, **{"encode_prompt": encode_prompt, **options})
+        self.counts = Counts()
+        self.loop = GenerationLoop(engine, **{"encode_prompt": encode_prompt, "observer": self.counts, **options})
 
     def stream(
         self,
@@ -35,11 +59,14 @@ class Server:
         *,
         grammar: Grammar | None = None,
         output: tuple[TokenId, ...] = (),
+        priority: int = 0,
+        deadline: float | None = None,
         **sampling: Any,
     ) -> Any:
         params = Sampling(**{"temperature": 0.0, "ignore_eos": True, **sampling})
         said = TextPrompt(prompt) if isinstance(prompt, str) else TokenPrompt(prompt)
-        return self.loop.generate(Generate(RequestId("r"), ModelName("toy"), said, params, grammar, output))
+        request = Generate(RequestId("r"), ModelName("toy"), said, params, grammar, output, priority=priority)
+        return self.loop.generate(request, deadline=deadline)
 
     async def ask(self, prompt: str | tuple[TokenId, ...], **options: Any) -> Chunk:
         """The whole answer in one chunk."""

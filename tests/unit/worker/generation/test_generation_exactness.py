@@ -16,6 +16,7 @@ from shoal.messages import Generate
 from shoal.types import ModelName, RequestId, Sampling, TokenPrompt
 from shoal.worker.generation import GenerationLoop, Limits
 from shoal.worker.generation.blocks import block_keys
+from shoal.worker.generation.preemption import PROMOTION
 from shoal.worker.generation.sampler import Sampled
 from shoal.worker.generation.scheduler import Scheduler
 from shoal.worker.generation.sequence import TokenSequence
@@ -40,6 +41,7 @@ class Wish:
     length: int
     arrives: int = field(compare=False)  # in which step
     leaves: int | None = field(compare=False)  # after how many steps, if it is aborted
+    priority: int = field(default=0, compare=False)
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -55,6 +57,7 @@ wishes = st.builds(
     length=st.integers(1, 40),
     arrives=st.integers(0, 40),
     leaves=st.none() | st.integers(0, 30),
+    priority=st.integers(-2, 2),
 )
 
 
@@ -68,17 +71,17 @@ class Bench:
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(self.engine.capabilities, Limits(step_tokens=self.step_tokens))
         self.stepper = Stepper(self.engine)
-        self.preempted = 0
+        self.seconds = 0.0
 
     def sequence(self, wish: Wish) -> TokenSequence:
         share, size = self.engine.capabilities.share_prefixes, self.engine.capabilities.block_size
         keys = block_keys(wish.prompt, size, b"") if share else ()
-        return TokenSequence(wish.prompt, SAMPLINGS[wish.sampling], len(wish.prompt) + wish.length, keys)
+        length = len(wish.prompt) + wish.length
+        return TokenSequence(wish.prompt, SAMPLINGS[wish.sampling], length, keys, priority=wish.priority)
 
     def step(self) -> bool:
-        before = set(self.scheduler.running)
-        rows = self.scheduler.plan()
-        self.preempted += len(before & set(self.scheduler.waiting))
+        self.seconds += PROMOTION / 20  # so that age counts too
+        rows = self.scheduler.plan(self.seconds)
         if not rows:
             self.scheduler.check_idle()
             return False
@@ -96,6 +99,7 @@ class Bench:
         while busy or number <= 80:
             for wish, sequence in zip(wished, sequences, strict=True):
                 if wish.arrives == number:
+                    sequence.arrived = self.seconds
                     self.scheduler.submit(sequence)
                 if wish.leaves is not None and wish.arrives + wish.leaves == number:
                     self.scheduler.remove(sequence)
@@ -175,11 +179,25 @@ def test_these_tests_do_preempt_and_share() -> None:
     wished = [Wish(0, 64, (97 + number,), 1, 40, number, None) for number in range(4)]
     bench = Bench(ToyEngine(context_length=CONTEXT, block_size=16, num_blocks=9), step_tokens=64)
     check(wished, bench.run(wished))
-    assert bench.preempted >= 2
+    assert bench.scheduler.preempted["memory"] >= 2
+    assert bench.scheduler.recomputed > 60
     bench = Bench(ToyEngine(context_length=CONTEXT, block_size=16, num_blocks=64), step_tokens=64)
     check(wished, bench.run(wished))
-    assert bench.preempted == 0
+    assert not bench.scheduler.preempted
     assert sum(len(row.tokens) for step in bench.engine.steps for row in step) < 64 + 4 * 42
+
+
+def test_those_of_a_low_class_give_way_and_keep_their_tokens_and_what_was_computed_of_them() -> None:
+    low = [Wish(0, 64, (97 + number,), number % 3, 40, 0, None) for number in range(4)]
+    high = [Wish(1, 70, (97 + number,), 1, 10, 8 + number, None, priority=5) for number in range(2)]
+    bench = Bench(ToyEngine(context_length=CONTEXT, block_size=16, num_blocks=64, max_sequences=4), step_tokens=512)
+    check([*low, *high], bench.run([*low, *high]))
+    assert bench.scheduler.preempted == {"priority": 2}
+    assert bench.scheduler.recomputed == 0
+    tight = Bench(ToyEngine(context_length=CONTEXT, block_size=16, num_blocks=16, max_sequences=4), step_tokens=512)
+    check([*low, *high], tight.run([*low, *high]))
+    assert tight.scheduler.preempted["priority"] >= 2
+    assert tight.scheduler.recomputed > 0
 
 
 async def through_the_loop(wished: list[Wish], engine: ToyEngine, limits: Limits) -> list[list[int]]:
@@ -194,7 +212,8 @@ async def through_the_loop(wished: list[Wish], engine: ToyEngine, limits: Limits
             **{f: getattr(sampling, f) for f in sampling.__struct_fields__}
             | {"max_tokens": wish.length, "ignore_eos": True}
         )
-        request = Generate(RequestId("r"), ModelName("toy"), TokenPrompt(wish.prompt), params)
+        prompt = TokenPrompt(wish.prompt)
+        request = Generate(RequestId("r"), ModelName("toy"), prompt, params, priority=wish.priority)
         tokens: list[int] = []
         stream = loop.generate(request)
         async for chunk in stream:

@@ -13,6 +13,7 @@ from shoal.engines.base import Logits, Row
 from shoal.engines.toy import EOS, ToyEngine, ToyTokenizer
 from shoal.errors import (
     ContextLengthExceeded,
+    DeadlineExceeded,
     EngineFailed,
     InvalidRequest,
     ModelUnavailable,
@@ -647,3 +648,87 @@ async def test_when_memory_runs_out_answers_pause_but_do_not_change(serve: Serve
     for prompt, answer in zip(prompts, together, strict=True):
         assert answer.tokens == (await roomy.ask(prompt, max_tokens=70, temperature=1.0)).tokens
     assert any(row.generated and len(row.tokens) > 1 for step in tight.engine.steps for row in step)
+
+
+# -- classes, deadlines and what is counted
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "seeded": {"temperature": 1.0, "seed": 5, "top_p": 0.9},
+    "penalties and logprobs": {"presence_penalty": 1.0, "repetition_penalty": 1.3, "logprobs": 3},
+    "grammar": {"grammar": Grammar("regex", "[a-f]{40}"), "ignore_eos": False, "temperature": 1.0, "seed": 6},
+}
+
+
+@pytest.mark.parametrize("num_blocks", [64, 12], ids=["kept", "recomputed"])
+async def test_a_higher_class_comes_first_and_the_others_only_pause(serve: Serve, num_blocks: int) -> None:
+    full = serve(engine=ToyEngine(max_sequences=4, num_blocks=num_blocks), start=False)
+    alone = serve()
+    expected = [await alone.ask(PROMPT, max_tokens=40, **options) for options in CASES.values()]
+    gate = Gate(full.engine, when=lambda rows: sum(row.generated for row in rows) == 4)
+    low = [asyncio.create_task(full.ask(PROMPT, max_tokens=40, **options)) for options in CASES.values()]
+    await until_queued(full, 4)
+    full.loop.start()
+    await gate.entered.wait()
+    high = [asyncio.create_task(full.ask(f"urgent {n}", max_tokens=30, priority=5)) for n in range(2)]
+    await until_queued(full, 2)
+    gate.open()
+    urgent = await asyncio.gather(*high)
+    assert sum(task.done() for task in low) <= 2
+    for answer, whole in zip(await asyncio.gather(*low), expected, strict=True):
+        assert (answer.tokens, answer.text, answer.logprobs) == (whole.tokens, whole.text, whole.logprobs)
+    assert [answer.tokens for answer in urgent] == [
+        (await alone.ask(f"urgent {n}", max_tokens=30)).tokens for n in range(2)
+    ]
+    assert full.counts.reasons["priority"] == 2
+    assert (full.counts.recomputed > 0) == (num_blocks == 12)
+    assert full.counts.parked == 0
+
+
+async def test_work_of_clients_that_leave_stops_within_a_step(serve: Serve) -> None:
+    server = serve(start=False)
+    gate = Gate(server.engine, when=lambda rows: sum(row.generated for row in rows) == 5)
+    tasks = [asyncio.create_task(server.ask(f"{PROMPT} {n}", max_tokens=60)) for n in range(5)]
+    await until_queued(server, 5)
+    server.loop.start()
+    await gate.entered.wait()
+    for task in tasks[:4]:
+        task.cancel()
+    await asyncio.wait(tasks[:4])
+    steps = len(server.engine.steps)
+    gate.open()
+    await tasks[4]
+    assert server.counts.left == 4
+    assert server.counts.wasted_rows == 4  # of the step that ran
+    assert all(len(step) == 1 for step in list(server.engine.steps)[steps:])
+
+
+async def test_a_prompt_that_takes_longer_than_there_is_time_is_refused_before_it_is_computed(serve: Serve) -> None:
+    server = serve(limits=Limits(step_tokens=64))
+    for _ in range(3):
+        server.loop._scheduler.pace.observe(64, 1.0)
+    at = asyncio.get_running_loop().time()
+    prompt = "a" * 640
+    with pytest.raises(DeadlineExceeded, match="a prompt of 640 tokens cannot be computed in the time that is left"):
+        await server.ask(prompt, deadline=at + 9)
+    assert not server.engine.steps
+    assert len((await server.ask(prompt, deadline=at + 60, max_tokens=2)).tokens) == 2
+    # Its prefix is known now: what is left of it takes no time.
+    assert len((await server.ask(prompt, deadline=at + 9, max_tokens=2)).tokens) == 2
+
+
+async def test_a_request_that_has_waited_too_long_is_refused_when_its_turn_comes(serve: Serve) -> None:
+    server = serve(engine=ToyEngine(max_sequences=1))
+    gate = Gate(server.engine)
+    first = asyncio.create_task(server.ask(PROMPT, max_tokens=2))
+    await gate.entered.wait()
+    second = asyncio.create_task(server.ask("waits too long", deadline=asyncio.get_running_loop().time() + 60))
+    await until_queued(server, 1)
+    for sequence in server.loop._scheduler.waiting:
+        sequence.deadline = sequence.arrived
+    gate.open()
+    await first
+    with pytest.raises(DeadlineExceeded):
+        await second
+    assert len(server.engine.steps) == 2

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from shoal.batcher.policy import MAX_PRIORITY
 from shoal.engines.base import Capabilities, Row
 from shoal.errors import Overloaded
 from shoal.types import Sampling
 from shoal.worker.generation.blocks import block_keys
+from shoal.worker.generation.preemption import PROMOTION
 from shoal.worker.generation.scheduler import Limits, Planned, Scheduler
 from shoal.worker.generation.sequence import TokenSequence
 
@@ -42,11 +44,11 @@ def sequence(length: int, *, first: int = 1, max_length: int = 1024, block_size:
     return TokenSequence(prompt, Sampling(), max_length, keys=block_keys(prompt, block_size, b""))
 
 
-def run(planner: Scheduler, steps: int = 1) -> list[Planned]:
+def run(planner: Scheduler, steps: int = 1, at: float = 0.0) -> list[Planned]:
     """Take steps, with token 7 as everyone's next; returns the last plan."""
     plan: list[Planned] = []
     for _ in range(steps):
-        plan = planner.plan()
+        plan = planner.plan(at)
         for planned in plan:
             planner.commit(planned)
             if planned.row.wants_logits:
@@ -89,7 +91,7 @@ def test_decoding_rows_leave_room_for_a_chunk_however_many_there_are() -> None:
     run(planner, 5)
     assert len(planner.running) == 16  # the step's 48 tokens without a chunk of 32
     planner.remove(next(iter(planner.running)))
-    planner.waiting.send_back(sequence(64, first=200))
+    planner.waiting.park(sequence(64, first=200), 0.0)
     assert shape(run(planner))[-1] == (0, 32, False)
 
 
@@ -237,6 +239,82 @@ def test_a_request_of_many_generations_leaves_room_and_its_turn_to_others() -> N
     assert list(planner.running) == [*many[1:3], alone, others[0]]
 
 
+def test_a_higher_class_takes_the_place_of_the_one_let_in_last_and_gives_it_back_with_its_blocks() -> None:
+    planner = scheduler(max_sequences=2)
+    old, young, urgent = sequence(30), sequence(30, first=100), sequence(30, first=200)
+    urgent.priority = 1
+    planner.submit(old)
+    planner.submit(young)
+    run(planner, 3)
+    planner.submit(urgent)
+    planner.submit(sequence(30, first=300))
+    assert shape(run(planner)) == [(0, 30, True), (32, 1, True)]
+    assert list(planner.running) == [old, urgent]
+    assert (young.computed, len(young.blocks)) == (32, 2)
+    planner.remove(urgent)
+    assert shape(run(planner)) == [(33, 1, True), (32, 1, True)]
+    assert list(planner.running) == [old, young]
+    assert planner.preempted == {"priority": 1}
+    assert planner.recomputed == 0
+
+
+def test_a_higher_class_is_not_kept_waiting_by_a_long_prompt_of_a_lower_one() -> None:
+    planner = scheduler(step_tokens=96)
+    long, urgent = sequence(900), replace(sequence(40, first=2000), priority=1)
+    planner.submit(long)
+    run(planner)
+    planner.submit(urgent)
+    assert shape(run(planner)) == [(0, 40, True), (96, 32, False)]
+
+
+def test_a_higher_class_takes_blocks_of_the_parked_first() -> None:
+    planner = scheduler(num_blocks=8, max_sequences=2)
+    low = [sequence(30, first=first, max_length=32) for first in (1, 100)]
+    high = [replace(sequence(62, first=first, max_length=64), priority=1) for first in (200, 300)]
+    for each in low:
+        planner.submit(each)
+    run(planner)
+    planner.submit(high[0])
+    run(planner)
+    assert [len(each.blocks) for each in low] == [2, 2]
+    planner.submit(high[1])
+    run(planner)
+    assert list(planner.running) == high
+    assert [each.blocks for each in low] == [[], []]
+    assert [each.lost for each in low] == [31, 30]
+
+
+def test_a_parked_sequence_whose_client_leaves_gives_its_blocks_back() -> None:
+    planner = scheduler(max_sequences=1)
+    low, high = sequence(30), replace(sequence(30, first=100), priority=1)
+    planner.submit(low)
+    run(planner)
+    planner.submit(high)
+    run(planner)
+    assert low.blocks
+    for each in (low, high):
+        planner.remove(each)
+    planner.check_idle()
+
+
+def test_nobody_starves_behind_a_class_that_keeps_coming() -> None:
+    """Two places, a step a second, and of the highest class a fourth more than there is time for."""
+    planner = scheduler(max_sequences=2, waiting=10_000)
+    low = replace(sequence(4, max_length=34), priority=-99)
+    planner.submit(low)
+    second = 0
+    while low in planner.running or low in planner.waiting:
+        second += 1
+        assert second < 2 * MAX_PRIORITY * PROMOTION + 100
+        if second % 4 == 0:
+            planner.submit(replace(sequence(4, first=100, max_length=14), priority=99, arrived=float(second)))
+        for planned in run(planner, at=float(second)):
+            if planned.sequence.length == planned.sequence.max_length:
+                planner.remove(planned.sequence)
+    assert low.length == low.max_length
+    assert second > 2 * MAX_PRIORITY * PROMOTION  # until then the others came first
+
+
 def test_one_giant_block_a_sequence_is_a_table_of_one_and_all_of_them_are_used() -> None:
     planner = scheduler(num_blocks=3, block_size=1024)
     for _ in range(4):
@@ -269,4 +347,4 @@ def test_removing_gives_the_blocks_back_wherever_the_sequence_is() -> None:
     for each in (waiting, running, running):
         planner.remove(each)
     planner.check_idle()
-    assert planner.plan() == []
+    assert planner.plan(0.0) == []

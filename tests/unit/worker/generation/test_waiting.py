@@ -3,8 +3,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.batcher.policy import MAX_PRIORITY, PROMOTION
+from shoal.batcher.policy import MAX_PRIORITY
 from shoal.types import Sampling
+from shoal.worker.generation.preemption import PROMOTION
 from shoal.worker.generation.sequence import TokenSequence
 from shoal.worker.generation.waiting import Waiting
 
@@ -13,11 +14,13 @@ def sequence(group: str = "", *, arrived: float = 0.0, priority: int = 0) -> Tok
     return TokenSequence((1,), Sampling(), 10, group=group, arrived=arrived, priority=priority)
 
 
-def taken(waiting: Waiting, *, running: tuple[TokenSequence, ...] = (), most: int = 100) -> list[TokenSequence]:
+def taken(
+    waiting: Waiting, *, running: tuple[TokenSequence, ...] = (), most: int = 100, at: float = 9.0
+) -> list[TokenSequence]:
     """All that are let in one after the other, while nobody ends."""
     order: list[TokenSequence] = []
-    while (first := waiting.first([*running, *order], most)) is not None:
-        waiting.remove(first)
+    while (first := waiting.first([*running, *order], most, at)) is not None:
+        waiting.take(first, at)
         order.append(first)
     return order
 
@@ -41,20 +44,56 @@ def test_a_group_that_holds_all_it_may_waits() -> None:
     assert len(waiting) == 3
 
 
-def test_who_was_sent_back_comes_first() -> None:
-    new, old = sequence(priority=9), [sequence("a", arrived=8), sequence("a", arrived=9)]
-    waiting = filled(new)
+def test_the_parked_come_before_newcomers_that_stand_as_high_and_after_those_that_stand_higher() -> None:
+    new, urgent = sequence("b"), sequence(priority=1, arrived=9)
+    old = [sequence("a", arrived=number) for number in range(3)]
+    waiting = filled(new, urgent)
     for each in reversed(old):
-        waiting.send_back(each)
-    assert list(waiting) == [*old, new]
-    assert taken(waiting, most=1) == [*old, new]
+        waiting.park(each, 5.0)
+    assert taken(waiting, most=1) == [urgent, *old, new]
 
 
-def test_priority_counts_as_seconds_of_waiting_and_only_so_many() -> None:
-    urgent, plain = sequence(arrived=5, priority=6), sequence(arrived=0)
-    assert taken(filled(plain, urgent)) == [urgent, plain]
-    late = sequence(arrived=MAX_PRIORITY * PROMOTION + 1, priority=10**9)
-    assert taken(filled(late, plain)) == [plain, late]
+def test_a_class_counts_as_seconds_of_waiting_and_there_are_only_so_many() -> None:
+    for later, first in [(6 * PROMOTION - 1, 6), (6 * PROMOTION, 0)]:
+        order = taken(filled(sequence(arrived=0), sequence(arrived=later, priority=6)), at=7 * PROMOTION - 1)
+        assert order[0].priority == first
+    late = sequence(arrived=MAX_PRIORITY * PROMOTION, priority=10**9)
+    assert taken(filled(late, plain := sequence()), at=MAX_PRIORITY * PROMOTION) == [plain, late]
+
+
+def test_what_waiting_has_gained_is_kept_while_it_runs_and_added_to_when_it_is_parked() -> None:
+    patient, waiting = sequence(), Waiting()
+    waiting.append(patient)
+    waiting.take(patient, 0.6 * PROMOTION)
+    assert patient.standing == 0
+    waiting.park(patient, 50 * PROMOTION)
+    waiting.take(patient, 50.6 * PROMOTION)
+    assert patient.standing == 1
+
+
+def test_a_request_of_many_ages_while_it_is_given_no_place() -> None:
+    many = [sequence("many") for _ in range(3)]
+    waiting = filled(*many)
+    waiting.take(many[0], 2 * PROMOTION)
+    assert many[0].standing == 2
+    assert waiting.standing(many[1], 2 * PROMOTION) == 0
+    assert waiting.standing(many[1], 3 * PROMOTION) == 1
+
+
+def test_places_of_the_parked_count_as_their_groups() -> None:
+    parked, follower, other = sequence("a"), sequence("a"), sequence("b", arrived=3)
+    waiting = filled(follower, other)
+    waiting.park(parked, 4.0)
+    assert taken(waiting) == [parked, other, follower]
+
+
+def test_of_the_parked_the_one_that_comes_back_last_is_the_first_to_lose_its_blocks() -> None:
+    high, old, young, empty = (sequence(priority=n == 0, arrived=n) for n in range(4))
+    waiting = Waiting()
+    for number, each in enumerate((young, high, old, empty)):
+        each.blocks = [number] if each is not empty else []
+        waiting.park(each, 5.0)
+    assert waiting.holding(6.0) == [young, old, high]
 
 
 def test_removing_what_does_not_wait_does_nothing() -> None:
@@ -83,12 +122,25 @@ def test_nobody_starves_behind_those_that_keep_coming(others: list[tuple[str, in
     """One place, that is free every second, and somebody new every second."""
     patient = sequence(priority=priority)
     waiting = filled(patient, *(sequence(group, priority=each) for group, each in others))
-    for second in range(1, 200):
+    for second in range(1, 300):
         waiting.append(sequence(arrived=second, priority=99))
-        first = waiting.first((), 1)
+        first = waiting.first((), 1, second)
         assert first is not None
-        waiting.remove(first)
+        waiting.take(first, second)
         if first is patient:
             assert second <= 2 * MAX_PRIORITY * PROMOTION + len(others) + 1
             return
     raise AssertionError("it starves")
+
+
+def test_the_highest_class_is_of_those_that_wait() -> None:
+    high, low, waiting = sequence(priority=3), sequence(priority=-1), Waiting()
+    assert waiting.highest_class < -MAX_PRIORITY
+    for each in (high, low):
+        waiting.append(each)
+    assert waiting.highest_class == 3
+    for _ in range(2):
+        waiting.remove(high)
+    assert waiting.highest_class == -1
+    waiting.park(high, 1.0)
+    assert waiting.highest_class == 3
