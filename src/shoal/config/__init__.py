@@ -16,6 +16,7 @@ from shoal.config.loading import (
 from shoal.config.models import (
     Balancing,
     BatchConfig,
+    HedgeConfig,
     ModelConfig,
     ResourceConfig,
     ResponseCacheConfig,
@@ -51,6 +52,7 @@ __all__ = [
     "Count",
     "EngineConfig",
     "Heartbeat",
+    "HedgeConfig",
     "JobsConfig",
     "KeepConfig",
     "LimitConfig",

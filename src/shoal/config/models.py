@@ -41,6 +41,13 @@ class ResponseCacheConfig(Section, frozen=True):
     any_request: bool = False  # also those whose answer is drawn at random
 
 
+class HedgeConfig(Section, frozen=True):
+    """A second worker is asked for an answer in one piece that the first one is slow with."""
+
+    quantile: Annotated[float, msgspec.Meta(ge=0.5, lt=1)] = 0.95  # of the last waits: after so long
+    share: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.05  # of the requests, at most
+
+
 class ShardConfig(Section, frozen=True):
     count: Annotated[int, msgspec.Meta(ge=1, le=256)]
     by: Literal["hash", "consistent_hash", "range"] = "hash"
@@ -103,6 +110,7 @@ class ModelConfig(Section, frozen=True):
     coalesce: bool = False  # identical requests in flight run once
     balancing: Balancing = "least_connections"
     shards: ShardConfig | None = None
+    hedge: HedgeConfig | None = None  # None: off
     fallback: tuple[str, ...] = ()  # models to ask, in order, when this one is ready nowhere
     timeout: Seconds | None = None  # for a request without a deadline; None: the coordinator's
     limits: LimitConfig = LimitConfig()  # of all its requests together

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
+from typing import Any
 
 from shoal.clock import now
 from shoal.coordinator.asking import Asking
 from shoal.coordinator.attempts import Attempts
 from shoal.coordinator.decisions import Decisions
 from shoal.coordinator.fleet import Fleet
+from shoal.coordinator.hedges import Hedges
 from shoal.coordinator.journey import Journey
 from shoal.coordinator.observation import is_last
 from shoal.errors import ShoalError, WorkerLost
@@ -34,6 +36,7 @@ class Sender:
     def __init__(self, *, fleet: Fleet, health: Health, metrics: CoordinatorMetrics) -> None:
         self.decisions = Decisions()
         self._budget = RetryBudget()
+        self._hedges = Hedges(metrics.hedged)
         self._fleet = fleet
         self._health = health
         self._metrics = metrics
@@ -48,10 +51,10 @@ class Sender:
         while True:
             decision = await self._next(attempts)
             try:
-                with self._asking(decision, attempts) as asking:
-                    answer = asking.take_in(await asking.connection.first(asking.request, asking.timeout))
-                    assert isinstance(answer, Inferred)
-                    return answer
+                if (hedging := self._hedges.of(spec)) is None:
+                    return await self._answer(decision, attempts)
+                ask = self._answer(decision, attempts)
+                return await self._hedges.first(hedging, spec.name, ask, lambda: self._another(attempts, decision))
             except ShoalError as error:
                 attempts.failed(decision, error, now())
 
@@ -71,6 +74,21 @@ class Sender:
                 return
             except ShoalError as error:
                 attempts.failed(decision, error, now())
+
+    async def _answer(self, decision: RoutingDecision, attempts: Attempts) -> Inferred:
+        """One worker's, in one piece."""
+        with self._asking(decision, attempts) as asking:
+            answer = asking.take_in(await asking.connection.first(asking.request, asking.timeout))
+            assert isinstance(answer, Inferred)
+            return answer
+
+    def _another(self, attempts: Attempts, first: RoutingDecision) -> Coroutine[Any, Any, Inferred] | None:
+        """The same request to a worker beside the one that has it; None where there is no other."""
+        attempts.journey.tried[attempts.part].add(first.worker_id)
+        try:
+            return self._answer(self._route(attempts), attempts)
+        except ShoalError:
+            return None
 
     def _attempts(self, request: Generate | Infer, spec: ModelSpec, journey: Journey, suspects: bool) -> Attempts:
         self._budget.deposit()

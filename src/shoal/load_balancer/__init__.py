@@ -2,6 +2,7 @@
 
 from shoal.load_balancer.budget import RetryBudget
 from shoal.load_balancer.health import Attempt, Health, HealthLimits, Outcome
+from shoal.load_balancer.hedging import Hedging
 from shoal.load_balancer.latency import PeakEwma
 from shoal.load_balancer.policies import POLICIES, Policy
 from shoal.load_balancer.pool import NO_ROOM, Choice, Pool, Room, Tier
@@ -15,6 +16,7 @@ __all__ = [
     "Choice",
     "Health",
     "HealthLimits",
+    "Hedging",
     "Outcome",
     "PeakEwma",
     "Policy",

@@ -99,6 +99,11 @@ class CoordinatorMetrics:
         self._decisions = _Labelled(
             Counter("routing_decisions_total", "Requests sent to a worker.", ("model", "policy", "reason"), **to)
         )
+        self._hedged = _Labelled(
+            Counter(
+                "hedged_total", "Requests that a second worker got too, by who answered.", ("model", "winner"), **to
+            )
+        )
         self._retries = _Labelled(Counter("retries_total", "Requests tried again, by error.", ("reason",), **to))
         self._stall = _Labelled(
             Histogram(
@@ -140,6 +145,10 @@ class CoordinatorMetrics:
 
     def retried(self, reason: str) -> None:
         self._retries(reason).inc()
+
+    def hedged(self, model: str, winner: str) -> None:
+        """Two workers had the same request. ``winner``: which of them answered, the first or the second."""
+        self._hedged(self._model(model), winner).inc()
 
     def resumed(self, model: str, stall: float) -> None:
         """An answer that had begun goes on with another worker."""
