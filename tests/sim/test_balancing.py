@@ -13,10 +13,10 @@ import pytest
 from sim.simulation import MODEL, TABLE, Fleet, NumbersRuntime, ShardRuntime, counting, fleet, simulate
 
 from shoal.clock import now
-from shoal.config import ModelConfig, ShardConfig
+from shoal.config import HedgeConfig, ModelConfig, ShardConfig
 from shoal.errors import DeadlineExceeded, EngineFailed, InvalidRequest, ModelUnavailable, WorkerLost
 from shoal.load_balancer import POLICIES
-from shoal.messages import Chunk, Generate, ModelInfo
+from shoal.messages import Chunk, Generate, Infer, Inferred, ModelInfo
 from shoal.model_registry import ModelSpec
 from shoal.router import Reason, sharding
 from shoal.types import ModelKind, ModelName, ModelState, RequestId, Sampling, TextPrompt, WorkerId, WorkerState
@@ -385,5 +385,49 @@ def test_of_decisions_the_last_thousand_requests_are_kept_with_every_attempt() -
                 await f.ask(1)
             assert f.decisions()
             assert f.coordinator.dispatcher.decision(RequestId("request-1")) == ()
+
+    simulate(scenario())
+
+
+# -- a second worker
+
+
+class Looking(NumbersRuntime):
+    """Answers rows of :data:`TABLE` after some seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.info = ModelInfo(name=TABLE, kind=ModelKind.TENSOR, state=ModelState.READY)
+        self._seconds = seconds
+
+    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
+        self.running.add(request.request_id)
+        try:
+            await asyncio.sleep(self._seconds)
+            yield Inferred(request.inputs)
+        finally:
+            self.running.discard(request.request_id)
+
+
+def test_a_slow_worker_is_helped_by_a_second_one_and_stops() -> None:
+    hedge = HedgeConfig(quantile=0.9, share=0.5)
+    spec = ModelSpec(name=TABLE, kind=ModelKind.TENSOR, settings=ModelConfig(hedge=hedge, balancing="round_robin"))
+
+    async def scenario() -> None:
+        async with fleet(0, [spec]) as f:
+            for name in ("a", "b", "c"):
+                await f.add_worker(name, runtime=Looking(0.1))
+            await f.until_ready(3)
+            for _ in range(40):
+                await f.look_up([1])
+            await f.add_worker("slow", runtime=Looking(50.0))
+            await f.until_ready(4)
+            began = now()
+            for _ in range(100):
+                await f.look_up([1])
+            assert now() - began < 100 * 0.25
+            assert b'shoal_hedged_total{model="table",winner="second"}' in f.coordinator.metrics.render()
+            await asyncio.sleep(1)
+            f.assert_nothing_is_left()
 
     simulate(scenario())

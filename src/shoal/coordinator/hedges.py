@@ -44,22 +44,29 @@ class Hedges:
 
         ``ask_another`` says how to ask another worker; None where there is none. The one that loses is cancelled.
         """
-        delay, began = hedging.begin(), now()
-        first = asyncio.ensure_future(ask)
+        delay = hedging.begin()
+        first = asyncio.ensure_future(_timed(hedging, ask))
         asked = {first}
         try:
             done, _ = await asyncio.wait(asked, timeout=delay)
             if not done and hedging.may_ask_again() and (another := ask_another()) is not None:
-                asked.add(asyncio.ensure_future(another))
+                asked.add(asyncio.ensure_future(_timed(hedging, another)))
             answer = await _first_answer(asked, otherwise=first)
         finally:
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
-        hedging.observe(now() - began)
         if len(asked) > 1:
             self._hedged(model, "first" if answer is first else "second")
         return answer.result()
+
+
+async def _timed(hedging: Hedging, ask: Ask) -> Inferred:
+    """What this worker took for itself: what a request waits when two are asked would raise the wait for the next."""
+    began = now()
+    answer = await ask
+    hedging.observe(now() - began)
+    return answer
 
 
 async def _first_answer(

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from shoal.clock import now
@@ -54,7 +55,7 @@ class Sender:
                 if (hedging := self._hedges.of(spec)) is None:
                     return await self._answer(decision, attempts)
                 ask = self._answer(decision, attempts)
-                return await self._hedges.first(hedging, spec.name, ask, lambda: self._another(attempts, decision))
+                return await self._hedges.first(hedging, spec.name, ask, partial(self._another, attempts, decision))
             except ShoalError as error:
                 attempts.failed(decision, error, now())
 

@@ -14,11 +14,12 @@ from shoal.load_balancer.budget import RetryBudget
 
 _KEPT: Final = 200  # of the last waits
 _LEAST: Final = 20  # known waits, to say what most of them are
+_LONGER: Final = 1.1  # than the quantile: where all take the same time, none is late
 _RESERVE: Final = 2.0  # second requests at once, whatever came before
 
 
 class Hedging:
-    """Of one model. ``quantile``: of the waits for a first part of an answer; ``share``: of all requests."""
+    """Of one model. ``quantile``: of what workers take to answer; ``share``: of all requests."""
 
     def __init__(self, quantile: float, share: float) -> None:
         self._quantile = quantile
@@ -27,7 +28,7 @@ class Hedging:
         self._ordered: list[float] = []  # the same
 
     def observe(self, seconds: float) -> None:
-        """A first part came after so many seconds."""
+        """A worker answered after so many seconds."""
         if len(self._waits) >= _KEPT:
             del self._ordered[bisect_left(self._ordered, self._waits.popleft())]
         self._waits.append(seconds)
@@ -38,7 +39,7 @@ class Hedging:
         self._budget.deposit()
         if len(self._ordered) < _LEAST:
             return None
-        return self._ordered[min(int(len(self._ordered) * self._quantile), len(self._ordered) - 1)]
+        return _LONGER * self._ordered[min(int(len(self._ordered) * self._quantile), len(self._ordered) - 1)]
 
     def may_ask_again(self) -> bool:
         """So much time has passed: is a second request within the share?"""

@@ -100,9 +100,7 @@ class CoordinatorMetrics:
             Counter("routing_decisions_total", "Requests sent to a worker.", ("model", "policy", "reason"), **to)
         )
         self._hedged = _Labelled(
-            Counter(
-                "hedged_total", "Requests that a second worker got too, by who answered.", ("model", "winner"), **to
-            )
+            Counter("hedged_total", "Requests that two workers got, by who answered.", ("model", "winner"), **to)
         )
         self._retries = _Labelled(Counter("retries_total", "Requests tried again, by error.", ("reason",), **to))
         self._stall = _Labelled(

@@ -15,17 +15,17 @@ def test_nobody_is_asked_twice_before_it_is_known_how_long_answers_take() -> Non
         hedging.observe(0.1)
         assert hedging.begin() is None
     hedging.observe(0.1)
-    assert hedging.begin() == 0.1
+    assert hedging.begin() == pytest.approx(0.11)
 
 
 def test_the_wait_is_the_quantile_of_the_last_answers() -> None:
     hedging = Hedging(0.9, 0.05)
     for number in range(100):
         hedging.observe(number / 100)
-    assert hedging.begin() == pytest.approx(0.9)
+    assert hedging.begin() == pytest.approx(0.99)
     for _ in range(200):
         hedging.observe(5.0)
-    assert hedging.begin() == 5.0
+    assert hedging.begin() == pytest.approx(5.5)
 
 
 @given(st.lists(st.floats(0, 100), min_size=20, max_size=300), st.floats(0.5, 1.0))
@@ -35,7 +35,7 @@ def test_about_as_many_wait_longer_as_the_quantile_says(waits: list[float], quan
         hedging.observe(wait)
     last = waits[-200:]
     delay = hedging.begin()
-    assert delay in last
+    assert delay is not None
     assert sum(wait > delay for wait in last) <= (1 - quantile) * len(last) + 1
 
 
