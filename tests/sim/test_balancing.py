@@ -431,3 +431,22 @@ def test_a_slow_worker_is_helped_by_a_second_one_and_stops() -> None:
             f.assert_nothing_is_left()
 
     simulate(scenario())
+
+
+# -- a model that is broken on one worker
+
+
+def test_a_model_that_fails_on_a_worker_leaves_it_to_the_others() -> None:
+    async def scenario() -> None:
+        async with fleet(2) as f:
+            f.runtimes["w1"]._breaks_at = 0
+            for _ in range(20):
+                assert await f.ask(1) == counting(1)
+            member = next(
+                member for member in f.coordinator.fleet.members() if member.worker_id.startswith("worker-w1")
+            )
+            replica, health = next(iter(member.replicas.values())), f.coordinator.dispatcher._sender._health
+            assert not health.available(member.worker_id, replica.part, now())
+            assert health.available(member.worker_id, None, now())
+
+    simulate(scenario())

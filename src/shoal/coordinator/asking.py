@@ -69,7 +69,7 @@ class Asking:
         self.connection, member = self._fleet.way_to(self._decision.worker_id)
         self._place = member.occupied()
         self._place.__enter__()
-        self._attempt = self._health.begin(self._decision.worker_id, self._began)
+        self._attempt = self._health.begin(self._decision.worker_id, self._part, self._began)
         self._span = _span(self.request, self._decision)
         self.request = caused(self.request, self._span)
         return self

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from shoal.types import WorkerId
+from shoal.types import ModelPart, WorkerId
 
 
 class Outcome(StrEnum):
@@ -36,6 +36,7 @@ class Attempt:
     """One request on its way to a worker, returned by :meth:`Health.begin`."""
 
     worker_id: WorkerId
+    part: ModelPart | None
 
 
 @dataclass(slots=True)
@@ -44,74 +45,80 @@ class _Record:
     ejections: int = 0  # in a row
     ejected_until: float | None = None  # None: not ejected
     trial: Attempt | None = None
-    lost: bool = False  # was its connection lost since its last success?
+
+    def available(self, now: float) -> bool:
+        return self.ejected_until is None or (now >= self.ejected_until and self.trial is None)
 
 
 class Health:
-    """Only workers that have failed since their last success are remembered."""
+    """Of each worker, which may lose its connection, and of each model on it, which may fail: one that is broken there
+    does not take the worker from the others. ``part`` is that model, or a shard of it.
 
-    _REMEMBERED: Final = 4096  # workers
+    Only what has failed since its last success is remembered. ``now`` is in seconds on any clock that does not go back.
+    """
+
+    _REMEMBERED: Final = 4096  # records
 
     def __init__(self, limits: HealthLimits | None = None) -> None:
         self._limits = limits or HealthLimits()
-        self._records: dict[WorkerId, _Record] = {}
+        self._records: dict[tuple[WorkerId, ModelPart | None], _Record] = {}
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def available(self, worker_id: WorkerId, now: float) -> bool:
-        """May a request go there? ``now`` is in seconds on any clock that does not go back."""
-        record = self._records.get(worker_id)
-        if record is None or record.ejected_until is None:
-            return True
-        return now >= record.ejected_until and record.trial is None
+    def available(self, worker_id: WorkerId, part: ModelPart | None, now: float) -> bool:
+        """May a request go there?"""
+        return not self._records or all(record.available(now) for _, record in self._known(worker_id, part))
 
     def answers(self, worker_id: WorkerId) -> bool:
-        """Is it there, whether or not it is ejected for what it answered?"""
-        record = self._records.get(worker_id)
-        return record is None or not record.lost
+        """Is it there, whether or not a model of it is ejected for what it answered?"""
+        return (worker_id, None) not in self._records
 
-    def begin(self, worker_id: WorkerId, now: float) -> Attempt:
+    def begin(self, worker_id: WorkerId, part: ModelPart | None, now: float) -> Attempt:
         """A request is sent. Whoever sends it must :meth:`end` it, however it ends."""
-        attempt = Attempt(worker_id)
-        record = self._records.get(worker_id)
-        if record is not None and record.ejected_until is not None and self.available(worker_id, now):
-            record.trial = attempt
+        attempt = Attempt(worker_id, part)
+        if self._records and self.available(worker_id, part, now):
+            for _, record in self._known(worker_id, part):
+                if record.ejected_until is not None:
+                    record.trial = attempt
         return attempt
 
     def end(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
         """Ending twice is fine: success with the first part of an answer, and then how the rest went."""
-        record = self._records.get(attempt.worker_id)
-        is_trial = record is not None and record.trial is attempt
-        if record is not None and record.ejected_until is not None and not is_trial:
+        known = self._known(attempt.worker_id, attempt.part) if self._records else []
+        if any(record.ejected_until is not None and record.trial is not attempt for _, record in known):
             return  # sent before the ejection: it says how the worker was then
-        if outcome is Outcome.SUCCESS:
-            self._records.pop(attempt.worker_id, None)
-        elif outcome is Outcome.FAILURE:
-            record = record or self._remember(attempt.worker_id)
-            record.failures += 1
-            if is_trial or record.failures >= self._limits.failures:
-                self._eject(record, now)
-        elif record is not None:
+        for key, record in known:
             record.trial = None
+            if outcome is Outcome.SUCCESS:
+                del self._records[key]
+            elif outcome is Outcome.FAILURE and record.ejected_until is not None:
+                self._eject(record, now)
+        if outcome is Outcome.FAILURE:
+            record = self._remember(attempt.worker_id, attempt.part)
+            record.failures += 1
+            if record.failures >= self._limits.failures and record.available(now):
+                self._eject(record, now)
 
     def connection_lost(self, worker_id: WorkerId, now: float) -> None:
         """Ejects at once; how the requests that were on the connection end does not matter any more."""
-        record = self._remember(worker_id)
-        record.lost = True
-        if self.available(worker_id, now) or record.trial is not None:
+        record = self._remember(worker_id, None)
+        if record.available(now) or record.trial is not None:
             self._eject(record, now)
 
-    def forget(self, worker_id: WorkerId) -> None:
-        """The worker will not come back."""
-        self._records.pop(worker_id, None)
+    def _known(
+        self, worker_id: WorkerId, part: ModelPart | None
+    ) -> list[tuple[tuple[WorkerId, ModelPart | None], _Record]]:
+        keys = ((worker_id, None), (worker_id, part))[: 1 if part is None else 2]
+        return [(key, record) for key in keys if (record := self._records.get(key)) is not None]
 
     def _eject(self, record: _Record, now: float) -> None:
         record.ejections += 1
         record.ejected_until = now + self._limits.ejection(record.ejections)
         record.trial = None
 
-    def _remember(self, worker_id: WorkerId) -> _Record:
-        if worker_id not in self._records and len(self._records) >= self._REMEMBERED:
+    def _remember(self, worker_id: WorkerId, part: ModelPart | None) -> _Record:
+        key = (worker_id, part)
+        if key not in self._records and len(self._records) >= self._REMEMBERED:
             del self._records[next(iter(self._records))]
-        return self._records.setdefault(worker_id, _Record())
+        return self._records.setdefault(key, _Record())

@@ -157,7 +157,7 @@ class Pool:
     def _choose(self, health: Health, now: float, excluded: Container[WorkerId]) -> Choice | None:
         for tier, policy in zip(_TIERS, self._policies, strict=True):
             while (replica := policy.choose(now, excluded)) is not None:
-                if health.available(replica.worker_id, now):
+                if health.available(replica.worker_id, replica.part, now):
                     return Choice(replica, tier)
                 policy.discard(replica)
                 self._parked[replica] = None
@@ -172,7 +172,7 @@ class Pool:
 
     def _choose_suspect(self, health: Health, now: float, excluded: Container[WorkerId]) -> Choice | None:
         for replica in self._suspects:
-            if replica.worker_id not in excluded and health.available(replica.worker_id, now):
+            if replica.worker_id not in excluded and health.available(replica.worker_id, replica.part, now):
                 return Choice(replica, Tier.SUSPECT)
         return None
 
@@ -218,7 +218,7 @@ class Pool:
         for _ in range(min(at_most, len(self._parked))):
             replica = next(iter(self._parked))
             del self._parked[replica]
-            if health.available(replica.worker_id, now):
+            if health.available(replica.worker_id, replica.part, now):
                 self._seat(replica)
                 self._count(replica)
             else:

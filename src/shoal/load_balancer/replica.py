@@ -49,10 +49,11 @@ class Worker(Protocol):
 class Replica:
     """``info`` changes with what the worker tells; the rest belongs to the pool and its policy."""
 
-    __slots__ = ("begun", "info", "is_known", "latency", "pace", "pool", "share", "turn", "worker")
+    __slots__ = ("begun", "info", "is_known", "latency", "pace", "part", "pool", "share", "turn", "worker")
 
     def __init__(self, worker: Worker, info: ModelInfo) -> None:
         self.worker = worker
+        self.part = info.part
         self.info = info
         self.latency = PeakEwma()
         self.pace = Pace()

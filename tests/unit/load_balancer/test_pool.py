@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.load_balancer.fakes import Waters
+from unit.load_balancer.fakes import FISH, Waters
 
 from shoal.load_balancer import POLICIES, Outcome, Room, Tier
 from shoal.messages import ModelInfo
@@ -99,7 +99,7 @@ def test_an_ejected_replica_is_parked_and_tried_when_its_time_is_over() -> None:
     assert [waters.choose(100.1) for _ in range(3)] == ["b"] * 3
     assert waters.pool.usable() == 1
     assert waters.choose(100.6) == "a"
-    trial = waters.health.begin(WorkerId("a"), 100.6)
+    trial = waters.health.begin(WorkerId("a"), FISH.part, 100.6)
     assert waters.choose(100.7) == "b"  # one trial at a time
     waters.health.end(trial, Outcome.SUCCESS, 100.8)
     assert waters.choose(100.8) == "a"
@@ -111,14 +111,15 @@ def test_with_a_thousand_ejected_the_one_that_is_back_is_found() -> None:
         waters.add(f"w{number}")
         waters.health.connection_lost(WorkerId(f"w{number}"), 100.0)
     assert waters.choose(100.1) is None
-    waters.health.forget(WorkerId("w777"))
+    back = waters.health.begin(WorkerId("w777"), FISH.part, 100.5)
+    waters.health.end(back, Outcome.SUCCESS, 100.1)
     assert waters.choose(100.1) == "w777"
 
 
 def failed(waters: Waters, name: str, now: float = 100.0) -> None:
     """At three requests in a row."""
     for _ in range(3):
-        waters.health.end(waters.health.begin(WorkerId(name), now), Outcome.FAILURE, now)
+        waters.health.end(waters.health.begin(WorkerId(name), FISH.part, now), Outcome.FAILURE, now)
 
 
 def test_when_all_are_ejected_for_their_answers_the_least_busy_is_asked_as_a_last_resort() -> None:
@@ -131,7 +132,7 @@ def test_when_all_are_ejected_for_their_answers_the_least_busy_is_asked_as_a_las
     assert waters.choose(100.1, suspects=True, excluded="c") == "b"
     waters.change("b", in_flight=10)
     assert waters.choose(100.1, suspects=True, excluded="c") == "a"
-    waters.health.forget(WorkerId("a"))
+    waters.health.end(waters.health.begin(WorkerId("a"), FISH.part, 103.0), Outcome.SUCCESS, 103.0)
     assert waters.choose(100.1, suspects=True) == "a"  # one that is well comes first
 
 
@@ -141,7 +142,7 @@ def test_one_whose_connection_was_lost_is_no_resort_before_its_time_is_over() ->
     failed(waters, "a")
     waters.health.connection_lost(WorkerId("a"), 100.0)
     assert waters.choose(100.1, suspects=True) is None
-    trial = waters.health.begin(WorkerId("a"), 103.0)
+    trial = waters.health.begin(WorkerId("a"), FISH.part, 103.0)
     waters.health.end(trial, Outcome.SUCCESS, 103.0)
     failed(waters, "a", 104.0)
     assert waters.choose(104.1, suspects=True) == "a"
@@ -304,7 +305,7 @@ def test_an_ejected_replica_is_counted_again_when_it_is_tried() -> None:
     waters.add("a")
     waters.add("b")
     for _ in range(20):
-        waters.health.end(waters.health.begin(WorkerId("a"), 100.0), Outcome.FAILURE, 100.0)
+        waters.health.end(waters.health.begin(WorkerId("a"), FISH.part, 100.0), Outcome.FAILURE, 100.0)
     assert {waters.choose(100.0) for _ in range(5)} == {"b"}
     assert waters.pool.room.places == 10
     waters.choose(10_000.0)

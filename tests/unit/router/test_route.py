@@ -64,7 +64,7 @@ def decide(
     for worker in lost:
         health.connection_lost(WorkerId(worker), 0.0)
     for worker in [*failing] * 3:
-        health.end(health.begin(WorkerId(worker), 0.0), Outcome.FAILURE, 0.0)
+        health.end(health.begin(WorkerId(worker), ModelPart(MODEL, shard), 0.0), Outcome.FAILURE, 0.0)
     return route(
         ModelSpec(name=MODEL.name, kind=ModelKind.GENERATE),
         fleet=Fleet(replicas, zone=zone, shard=shard),
