@@ -54,6 +54,10 @@ class ObedientEngine(ToyEngine):
             case "hang":
                 while True:
                     time.sleep(0.1)
+            case "slow":
+                time.sleep(1.5)
+            case "busy":
+                sum(index for index in range(5_000_000))  # some 0.2 s in which no other thread has a turn
             case "eat":
                 while True:
                     self._eaten.append(bytearray(os.urandom(MEGABYTE) * 16))

@@ -133,7 +133,7 @@ class Proxy:
             while True:
                 at, data = await queue.get()
                 await asyncio.sleep(at - self._loop.time())
-                while way in self._link.held:
+                while way in self._link.held:  # noqa: ASYNC110  another thread changes it
                     await asyncio.sleep(0.01)
                 if not data:
                     break
