@@ -16,7 +16,7 @@ from pathlib import Path
 from faults.cluster import OBEDIENT, Plan, running
 from faults.leftovers import held
 from faults.load import Load, Stream
-from faults.rounds import complaints, measure
+from faults.rounds import SHAPES, complaints, measure
 from faults.scenarios import FAULTS, Fault
 from faults.soak import soak
 from faults.table import markdown, plain
@@ -68,7 +68,8 @@ def verdicts(options: argparse.Namespace, faults: Sequence[Fault], load: Load) -
     for plan, group in groupby(faults, lambda fault: plan_of(fault, options)):
         with running(plan) as cluster:
             peace = peace or asyncio.run(load.in_peace(cluster.addresses))
-            asyncio.run(load.run(cluster.addresses, "burst"))  # so that all that is kept for later is there
+            for shape in SHAPES:  # so that all that is kept for later is there
+                asyncio.run(load.run(cluster.addresses, shape))
             before = held(cluster)
             for fault in group:
                 yield (

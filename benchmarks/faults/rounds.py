@@ -14,7 +14,8 @@ from faults.load import Load, Shape, Stream
 from faults.scenarios import Fault
 from faults.verdict import Verdict
 
-FIRST, LAST = 0.3, 1.2  # seconds after the load began that the blow falls
+FIRST, LAST = 0.5, 2.0  # seconds after the load began that the blow falls
+RETRIES = "shoal_retries_total"
 SHAPES: tuple[Shape, ...] = ("burst", "steady")
 
 
@@ -43,8 +44,10 @@ def measure(
 ) -> Verdict:
     verdict = Verdict(fault.name, skipped=fault.needs(cluster))
     for number in range(0 if verdict.skipped else rounds):
+        retries = cluster.metric(RETRIES)
         streams, struck = asyncio.run(once(cluster, load, fault, SHAPES[number % 2], chance))
         verdict.add(streams, peace)
+        verdict.moved += int(max(0.0, cluster.metric(RETRIES) - retries))
         seen = cluster.noticed(struck)
         verdict.noticed.append(seen)
         cluster.until_ready()

@@ -19,6 +19,7 @@ class Verdict:
     fault: str
     rounds: int = 0
     sent: int = 0
+    moved: int = 0  # times that another worker went on or began anew
     ended: Counter[str] = field(default_factory=Counter)  # finished, hung, or the code of an error
     answers: Counter[str] = field(default_factory=Counter)  # identical, lost, repeated, changed, ended twice
     stalls: list[float] = field(default_factory=list)
