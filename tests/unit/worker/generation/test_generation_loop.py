@@ -590,9 +590,10 @@ async def test_logits_of_a_wrong_shape_are_a_failure_of_the_engine(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
 ) -> None:
     server = serve()
-    with monkeypatch.context() as patch, pytest.raises(EngineFailed, match=r"logits of shape .*, not \(1, 257\)"):
+    with monkeypatch.context() as patch:
         patch.setattr(server.engine, "step", lambda rows: np.zeros(shape, np.float32))
-        await server.ask(PROMPT)
+        with pytest.raises(EngineFailed, match=r"logits of shape .*, not \(1, 257\)"):
+            await server.ask(PROMPT)
     assert server.loop.healthy
     assert len((await server.ask(PROMPT, max_tokens=3)).tokens) == 3
 
