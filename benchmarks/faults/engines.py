@@ -16,7 +16,7 @@ from shoal.engines.base import EngineOptions, Logits, Row
 from shoal.engines.toy import VOCAB_SIZE, ToyEngine
 
 SWITCHES = "FAULTS_SWITCHES"
-STEP = 0.02  # seconds a step takes at least
+STEP = 0.05  # seconds a step takes at least, so that two cores can carry hundreds of streams
 BLOCK = 16  # tokens
 MEGABYTE = 2**20
 

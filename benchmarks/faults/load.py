@@ -13,7 +13,7 @@ from typing import Any, Literal
 import shoal
 from faults.cluster import MODEL
 
-TOKENS = 96
+TOKENS = 48
 HUNG = 60.0  # seconds without an end
 CLIENTS = 8
 SPREAD = 4.0  # seconds over which a steady load arrives
