@@ -20,6 +20,7 @@ import psutil
 
 from faults.clock import Clock
 from faults.engines import SWITCHES
+from faults.hosts import HERE, Hosts
 from faults.processes import START_TIMEOUT, Process
 from faults.proxy import Link, Proxy
 
@@ -32,12 +33,14 @@ DRAIN = 1.0  # seconds: shorter than an answer, so that some are handed on
 
 @dataclass(frozen=True)
 class Plan:
-    """What to start. ``cached``: with a response cache on a small disk of its own."""
+    """What to start. ``cached``: with a response cache on a small disk of its own; ``hosts``: the first worker is on
+    another host, where that can be had."""
 
     uri: str = OBEDIENT
     workers: int = 4
     coordinators: int = 2
     cached: bool = False
+    hosts: bool = False
 
 
 class Cluster:
@@ -49,6 +52,7 @@ class Cluster:
         self.disk = folder / "disk"
         self.clock = Clock(folder)
         self.link = Link()
+        self.hosts = Hosts() if plan.hosts else None
         self.version = 1  # of the model, that is live
         self._stopping = False
         self._environment = {
@@ -56,6 +60,7 @@ class Cluster:
             SWITCHES: str(folder / "switches"),
             "PYTHONPATH": os.pathsep.join((str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")]))),
             "SHOAL_ENGINE_MAX_SEQUENCES": "64",
+            "SHOAL_COORDINATOR_ADMIN": "any",  # from between hosts it is not local
             "SHOAL_WORKER_DRAIN_TIMEOUT": str(DRAIN),
         }
         (folder / "switches").mkdir()
@@ -78,7 +83,8 @@ class Cluster:
         return file
 
     def _coordinator(self, number: int) -> Process:
-        arguments = ["coordinator", "--listen-port", "0", "--config", str(self.folder / "shoal.yaml")]
+        host = HERE if self.hosts is not None and not self.hosts.why_not else "127.0.0.1"
+        arguments = ["coordinator", "--listen-port", "0", "--config", str(self.folder / "shoal.yaml"), "--host", host]
         environment = dict(self._environment)
         if number > 1:
             environment["SHOAL_CACHE_URL"] = ""  # the file belongs to one process
@@ -90,18 +96,21 @@ class Cluster:
             address = coordinator.wait_for("coordinator serves on").rsplit("/", 1)[1].split()[0]
             self.addresses.append(address)
             coordinator.arguments[2] = address.rpartition(":")[2]  # the same one in its next life
-        self.proxies = [Proxy(address, self.link) for address in self.addresses]
+        self.proxies = [] if self.hosts else [Proxy(address, self.link) for address in self.addresses]
         for number in range(1, self.plan.workers + 1):
-            through = [proxy.address for proxy in self.proxies] if number == 1 else self.addresses
-            worker = self.add_worker(f"worker {number}", through)
-            worker.start()
+            self.add_worker(number).start()
         self.until_ready()
         threading.Thread(target=self._supervise, daemon=True).start()
 
-    def add_worker(self, name: str, through: list[str], wrapper: tuple[str, ...] = ()) -> Process:
+    def add_worker(self, number: int) -> Process:
+        is_first = number == 1
+        through = [proxy.address for proxy in self.proxies] if is_first and self.proxies else self.addresses
+        wrapper = self.hosts.wrapper if is_first and self.hosts is not None and not self.hosts.why_not else ()
         arguments = ["worker", "--port", "0", "--config", str(self.folder / "shoal.yaml")]
         arguments += [part for address in through for part in ("--coordinator", address)]
-        worker = Process(name, arguments, self._environment, wrapper)
+        # Whoever comes back gets little at first; the first one, whose network is struck, gets enough all the same.
+        environment = {**self._environment, "SHOAL_WORKER_WEIGHT": "4"} if is_first else self._environment
+        worker = Process(f"worker {number}", arguments, environment, wrapper)
         self.workers.append(worker)
         return worker
 
@@ -118,10 +127,14 @@ class Cluster:
         self._stopping = True
         self.clock.set(0.0)
         self.link.heal()
+        if self.hosts is not None:
+            self.hosts.heal()
         for process in (*self.workers, *self.coordinators):
             process.stop()
         for proxy in self.proxies:
             proxy.stop()
+        if self.hosts is not None:
+            self.hosts.remove()
         self.clock.close()
         if os.path.ismount(self.disk):
             subprocess.run(["umount", self.disk], capture_output=True)

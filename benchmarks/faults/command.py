@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from faults.cluster import OBEDIENT, Plan, running
+from faults.hosts import move_to_own_network
 from faults.leftovers import held
 from faults.load import Load, Stream
 from faults.rounds import SHAPES, complaints, measure
@@ -80,6 +81,7 @@ def verdicts(options: argparse.Namespace, faults: Sequence[Fault], load: Load) -
 
 def main() -> None:
     options = arguments()
+    move_to_own_network()
     if options.quick:
         options.rounds, options.streams, options.workers = 1, 40, 3
     load = Load(options.streams, chat=options.model is not None)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.rpc.frames import HEADER, PREFACE_SIZE, FrameType
+from shoal.rpc.frames import END, HEADER, PREFACE_SIZE, FrameType
 
 CHUNK = 2**16
 TO_COORDINATOR, TO_WORKER = "to the coordinator", "to the worker"
@@ -172,7 +172,7 @@ def is_answer(frame: bytes) -> bool:
     if len(frame) < HEADER.size:  # the preface
         return False
     _, kind, flags, _ = HEADER.unpack_from(frame)
-    return kind == FrameType.DATA and not flags
+    return kind == FrameType.DATA and not flags & END
 
 
 def stream_of(frame: bytes) -> int:

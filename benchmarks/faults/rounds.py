@@ -57,7 +57,7 @@ def measure(
 
 def complaints(fault: Fault, verdict: Verdict) -> list[str]:
     """What was promised and did not hold."""
-    found = []
+    found: list[str] = []
     if verdict.skipped:
         return found
     if verdict.ended["hung"]:

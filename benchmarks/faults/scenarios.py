@@ -152,6 +152,31 @@ def _heal_link(cluster: Cluster, chance: random.Random) -> None:
     cluster.link.heal()
 
 
+# -- the network between two hosts
+
+
+def _lose(*ways: str) -> Act:
+    def strike(cluster: Cluster, chance: random.Random) -> None:
+        assert cluster.hosts is not None
+        cluster.hosts.lose(ways)
+
+    return strike
+
+
+def _unplug(cluster: Cluster, chance: random.Random) -> None:
+    assert cluster.hosts is not None
+    cluster.hosts.unplug()
+
+
+def _heal_hosts(cluster: Cluster, chance: random.Random) -> None:
+    assert cluster.hosts is not None
+    cluster.hosts.heal()
+
+
+def _no_hosts(cluster: Cluster) -> str:
+    return "there is no other host" if cluster.hosts is None else cluster.hosts.why_not
+
+
 # -- the machine
 
 
@@ -203,6 +228,8 @@ def _change_version(cluster: Cluster, chance: random.Random) -> None:
     cluster.change("DELETE", f"/admin/models/{MODEL}@{old}")
 
 
+TWO_HOSTS = Plan(workers=3, coordinators=1, hosts=True)
+
 FAULTS = (
     Fault("none", _nothing, quiet=True),
     Fault("kill -9 of a worker", _signal_worker(signal.SIGKILL), within=KILLED),
@@ -227,14 +254,25 @@ FAULTS = (
     Fault("black hole, to the worker, 5 s", _hold(TO_WORKER), _heal_link, 5.0),
     Fault("200 ms of delay each way", _delay(0.2), _heal_link, 4.0),
     Fault("2 s of delay each way", _delay(2.0), _heal_link, 6.0, within=SILENT),
-    Fault("a frame dropped", _garble("drop"), _heal_link, 3.0),
-    Fault("a frame twice", _garble("duplicate"), _heal_link, 3.0),
-    Fault("two frames in the wrong order", _garble("reorder"), _heal_link, 3.0),
+    Fault("a frame dropped", _garble("drop"), _heal_link, 3.0, within=SILENT),
+    Fault("a frame twice", _garble("duplicate"), _heal_link, 3.0, within=SILENT),
+    Fault("two frames in the wrong order", _garble("reorder"), _heal_link, 3.0, within=SILENT),
     Fault("wall clock an hour ahead", _jump(3600.0), _jump(0.0), 3.0, quiet=True, needs=_no_compiler),
     Fault("wall clock an hour back", _jump(-3600.0), _jump(0.0), 3.0, quiet=True, needs=_no_compiler),
     Fault("kill -9 of the coordinator", _kill_coordinator),
     Fault("SIGTERM of the coordinator", _stop_coordinator),
     Fault("restart of every worker in turn", _restart_all),
+    Fault("hosts apart for 5 s", _lose(*BOTH), _heal_hosts, 5.0, SILENT, plan=TWO_HOSTS, needs=_no_hosts),
+    Fault(
+        "packets from the worker lost for 5 s",
+        _lose(TO_COORDINATOR),
+        _heal_hosts,
+        5.0,
+        SILENT,
+        plan=TWO_HOSTS,
+        needs=_no_hosts,
+    ),
+    Fault("cable pulled for 5 s", _unplug, _heal_hosts, 5.0, SILENT, plan=TWO_HOSTS, needs=_no_hosts),
     Fault(
         "full disk under the cache",
         _fill_disk,

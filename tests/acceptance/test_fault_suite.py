@@ -1,4 +1,4 @@
-"""The short form of `benchmarks/reliability.py`: how soon a fault is noticed is measured there, and not asserted here."""
+"""The short form of `benchmarks/reliability.py`. How soon a fault is noticed is not asserted here."""
 
 from __future__ import annotations
 

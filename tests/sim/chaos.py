@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from typing import get_args
 
 from sim.simulation import MODEL, Fleet, fleet, simulate
 
 from shoal.clock import now
-from shoal.config import ModelConfig
+from shoal.config import Balancing, ModelConfig
 from shoal.errors import DeadlineExceeded, EngineFailed, ShoalError
-from shoal.load_balancer import POLICIES
 from shoal.messages import Generate
 from shoal.model_registry import ModelSpec
 from shoal.types import ModelKind, RequestId, Sampling, TextPrompt
@@ -61,7 +61,7 @@ class Chaos:
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.size = self.chance.choice(SIZES)
-        self.balancing = self.chance.choice(sorted(POLICIES))
+        self.balancing: Balancing = self.chance.choice(get_args(Balancing))
         self.broken: list[str] = []
         self.asked: list[Asked] = []
         self._struck: set[str] = set()  # hosts something was done to
