@@ -82,10 +82,6 @@ def encode_frame(
     return [HEADER.pack(sum(map(len, payload)), kind, number << 1 | end, stream_id), *payload]
 
 
-def number_after(number: int) -> int:
-    return number % NUMBERS + 1
-
-
 class FrameReader:
     """Cuts what arrives into frames, however the network has cut it.
 
@@ -171,11 +167,9 @@ class FrameReader:
         if kind is not FrameType.OPEN and (stream_id == 0) != (kind in _CONNECTION_WIDE):
             raise ProtocolError(f"a {kind.name} frame cannot be on stream {stream_id}")
         if flags > END:
-            self._check_number(flags >> 1)
+            due = self._number % NUMBERS + 1
+            if flags >> 1 != due:
+                came = flags >> 1
+                raise ProtocolError(f"frame {came} came where frame {due} was due: some were lost, repeated or moved")
+            self._number = due
         return length, kind, end == END, stream_id
-
-    def _check_number(self, number: int) -> None:
-        due = number_after(self._number)
-        if number != due:
-            raise ProtocolError(f"frame {number} came where frame {due} was due: some were lost, repeated or moved")
-        self._number = number

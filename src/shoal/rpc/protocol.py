@@ -29,6 +29,7 @@ from shoal.rpc.events import (
     Received,
 )
 from shoal.rpc.frames import (
+    NUMBERS,
     PREFACE_SIZE,
     Frame,
     FrameReader,
@@ -36,7 +37,6 @@ from shoal.rpc.frames import (
     check_magic,
     check_version,
     encode_frame,
-    number_after,
     preface,
 )
 from shoal.rpc.limits import MAX_TIMEOUT, Unfinished
@@ -298,8 +298,8 @@ class WireProtocol:
 
     def _frame(self, kind: FrameType, stream_id: int, payload: Sequence[Buffer], *, end: bool = False) -> list[Buffer]:
         """It has to be written before the next one is made."""
-        self._number = number_after(self._number)
-        return encode_frame(kind, stream_id, payload, end=end, number=self._number)
+        self._number = number = self._number % NUMBERS + 1
+        return encode_frame(kind, stream_id, payload, end=end, number=number)
 
     def _release(self, stream_id: int, stream: _Stream) -> list[Buffer]:
         message, stream.held = stream.held, None
