@@ -191,11 +191,11 @@ class Cluster:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 answer.read()
 
-    def noticed(self, since: float) -> float | None:
-        """Seconds from then until anybody said that something is wrong."""
+    def noticed(self, since: float) -> tuple[float, str] | None:
+        """Seconds from then until anybody said that something is wrong, and who said what."""
         told = [process.noticed(since) for process in (*self.coordinators, *self.workers)]
-        times = [at for at in told if at is not None]
-        return max(0.0, min(times) - since) if times else None
+        first = min(filter(None, told), default=None)
+        return None if first is None else (max(0.0, first[0] - since), first[1])
 
     def processes(self) -> list[psutil.Process]:
         return [member for process in (*self.coordinators, *self.workers) for member in process.family()]

@@ -66,13 +66,13 @@ class Process:
             time.sleep(0.05)
         raise SystemExit(f"{self.name} does not say '{words}': {''.join(self.plain)}{list(self.log)[-5:]}")
 
-    def noticed(self, since: float) -> float | None:
-        """Wall-clock time of the first record since then that says that something is wrong."""
+    def noticed(self, since: float) -> tuple[float, str] | None:
+        """Wall-clock time and action of the first record since then that says that something is wrong."""
         for record in list(self.log):
-            if record.get("action") in NOTICED:
+            if (action := record.get("action")) in NOTICED:
                 at = datetime.fromisoformat(record["time"]).timestamp()
                 if at >= since - 0.001:
-                    return at
+                    return at, f"{self.name}: {action}"
         return None
 
     @property

@@ -48,8 +48,7 @@ def measure(
         streams, struck = asyncio.run(once(cluster, load, fault, SHAPES[number % 2], chance))
         verdict.add(streams, peace)
         verdict.moved += int(max(0.0, cluster.metric(RETRIES) - retries))
-        seen = cluster.noticed(struck)
-        verdict.noticed.append(seen)
+        verdict.notice(cluster.noticed(struck))
         cluster.until_ready()
         verdict.left += left_behind(cluster, before)
     return verdict
@@ -69,7 +68,7 @@ def complaints(fault: Fault, verdict: Verdict) -> list[str]:
     if verdict.left:
         found.append(f"left behind: {dict(verdict.left)}")
     if fault.quiet and verdict.slowest_notice is not None:
-        found.append("something that works was taken for a failure")
+        found.append(f"something that works was taken for a failure: {dict(verdict.signs)}")
     if fault.within is not None and None in verdict.noticed:
         found.append("it was not noticed")
     if fault.within is not None and (verdict.slowest_notice or 0.0) > fault.within:

@@ -66,7 +66,7 @@ def struck_for(
         used[fault.name] += 1
         streams, struck = asyncio.run(once(cluster, load, fault, "steady", chance))
         verdict.add(streams, peace)
-        verdict.noticed.append(cluster.noticed(struck))
+        verdict.notice(cluster.noticed(struck))
         cluster.until_ready()
         sizes.append(memory(cluster))
         time.sleep(max(0.0, began + EVERY - time.monotonic()))

@@ -80,5 +80,6 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "stall_p50": round(verdict.stall(50), 3),
         "stall_p99": round(verdict.stall(99), 3),
         "noticed": [None if at is None else round(at, 3) for at in verdict.noticed],
+        "signs": dict(verdict.signs),
         "left": dict(verdict.left),
     }

@@ -24,6 +24,7 @@ class Verdict:
     answers: Counter[str] = field(default_factory=Counter)  # identical, lost, repeated, changed, ended twice
     stalls: list[float] = field(default_factory=list)
     noticed: list[float | None] = field(default_factory=list)
+    signs: Counter[str] = field(default_factory=Counter)  # by what it was noticed
     left: Counter[str] = field(default_factory=Counter)
     skipped: str = ""  # why it was not tried
 
@@ -34,6 +35,10 @@ class Verdict:
             self.ended[stream.end] += 1
             self.answers[compare(stream, peace[stream.question])] += 1
             self.stalls.append(stream.stall)
+
+    def notice(self, seen: tuple[float, str] | None) -> None:
+        self.noticed.append(None if seen is None else seen[0])
+        self.signs += Counter([] if seen is None else [seen[1]])
 
     @property
     def failed(self) -> int:

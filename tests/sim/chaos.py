@@ -21,7 +21,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import get_args
 
-from sim.simulation import MODEL, Fleet, fleet, simulate
+from sim.simulation import MODEL, STEP, Fleet, fleet, simulate
 
 from shoal.clock import now
 from shoal.config import Balancing, ModelConfig
@@ -30,10 +30,13 @@ from shoal.messages import Generate
 from shoal.model_registry import ModelSpec
 from shoal.types import ModelKind, RequestId, Sampling, TextPrompt
 
+logger = logging.getLogger("shoal")
+
 REQUESTS = 150
 SPREAD = 5.0  # seconds over which they come
 SIZES = (8, 30, 100, 250)  # workers
 MAX_IN_FLIGHT = 100
+BUSY = 0.4  # seconds a token takes on a worker that has much to do; it is not to be taken for dead
 NOTICED = 1.0  # seconds until a worker in silence is out of rotation
 LATE = 0.5  # seconds after its deadline that a request may end
 LOOK = 0.1  # seconds
@@ -55,6 +58,17 @@ class Asked:
     took: float = 0.0
 
 
+class Ear(logging.Handler):
+    """Hears what the coordinator says of its workers."""
+
+    def __init__(self, heard: Callable[[str, str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._heard = heard
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._heard(getattr(record, "action", ""), getattr(record, "worker", ""))
+
+
 class Chaos:
     """One life of a fleet. ``broken`` are the facts that must not be."""
 
@@ -68,7 +82,16 @@ class Chaos:
         self._failing = 0  # workers whose engine fails
 
     def run(self) -> None:
-        simulate(self._live())
+        ear = Ear(self._heard)
+        logger.addHandler(ear)
+        try:
+            simulate(self._live())
+        finally:
+            logger.removeHandler(ear)
+
+    def _heard(self, action: str, worker: str) -> None:
+        if action == "worker_suspected" and worker not in self._struck:
+            self.broken.append(f"{worker} works and is suspected")
 
     async def _live(self) -> None:
         spec = ModelSpec(name=MODEL, kind=ModelKind.GENERATE, settings=ModelConfig(balancing=self.balancing))
@@ -91,7 +114,10 @@ class Chaos:
         fails = self.chance.random() < 0.03
         self._failing += fails
         await f.add_worker(
-            host, capacity=self.chance.choice((4, 16, 64)), breaks_at=self.chance.randint(0, 20) if fails else None
+            host,
+            capacity=self.chance.choice((4, 16, 64)),
+            breaks_at=self.chance.randint(0, 20) if fails else None,
+            step=self.chance.choice((STEP, STEP, STEP, BUSY)),
         )
 
     # -- requests
@@ -135,7 +161,7 @@ class Chaos:
         async with asyncio.TaskGroup() as group:
             for host in hosts:
                 await asyncio.sleep(self.chance.uniform(0, 3 * SPREAD / len(hosts)))
-                self._struck.add(host)
+                self._struck.add(worker_id(host))
                 group.create_task(self.chance.choice(blows)(f, host))
 
     async def _crash(self, f: Fleet, host: str) -> None:
@@ -181,8 +207,6 @@ class Chaos:
             host = hosts[member.worker_id]
             if member.sent > member.capacity:
                 yield f"{host} has {member.sent} requests, and room for {member.capacity}"
-            if member.suspect and host not in self._struck:
-                yield f"{host} works and is suspected"
         for host, runtime in f.runtimes.items():
             if len(runtime.running) > 64:
                 yield f"{host} runs {len(runtime.running)} requests"
@@ -233,7 +257,7 @@ class Chaos:
 
 def live(seed: int) -> tuple[int, list[str], Counter[str]]:
     """The seed, what was broken, and how the requests ended."""
-    logging.disable()
+    logger.propagate = False
     chaos = Chaos(seed)
     try:
         chaos.run()

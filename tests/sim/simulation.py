@@ -46,14 +46,16 @@ KEEP = KeepConfig()
 
 
 class NumbersRuntime:
-    """Generates ``0 1 2 …``. ``running`` are the requests it computes for; ``breaks_at``: a token it fails before."""
+    """Generates ``0 1 2 …``. ``running`` are the requests it computes for; ``breaks_at``: a token it fails before;
+    ``step``: seconds that a token takes."""
 
-    def __init__(self, *, loads_in: float = 0.0, breaks_at: int | None = None) -> None:
+    def __init__(self, *, loads_in: float = 0.0, breaks_at: int | None = None, step: float = STEP) -> None:
         self.running: set[RequestId] = set()
         self.steps = 0
         self.info = _info(ModelState.LOADING if loads_in else ModelState.READY)
         self._loads_in = loads_in
         self._breaks_at = breaks_at
+        self._step = step
         self._changed: Callable[[], None] = lambda: None
 
     def load(self) -> Load:
@@ -75,7 +77,7 @@ class NumbersRuntime:
         try:
             total = request.sampling.max_tokens or 1
             for index in range(len(request.output), total):
-                await asyncio.sleep(STEP)
+                await asyncio.sleep(self._step)
                 self.steps += 1
                 if index == self._breaks_at:
                     raise EngineFailed("the engine is broken")
