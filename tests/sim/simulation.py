@@ -104,9 +104,9 @@ def _info(state: ModelState) -> ModelInfo:
 
 
 class ShardRuntime(NumbersRuntime):
-    """A shard of :data:`TABLE`: answers each ``id`` with itself, in ``echo``, and with the shard's number."""
+    """A shard of :data:`TABLE`, or all of it: answers each ``id`` with itself, in ``echo``, and the shard."""
 
-    def __init__(self, shard: int, *, fails: bool = False) -> None:
+    def __init__(self, shard: int | None, *, fails: bool = False) -> None:
         super().__init__()
         self.info = ModelInfo(name=TABLE, kind=ModelKind.TENSOR, state=ModelState.READY, shard=shard)
         self._shard = shard
@@ -121,7 +121,7 @@ class ShardRuntime(NumbersRuntime):
             await asyncio.sleep(STEP)
             self.steps += 1
             ids = request.inputs["id"]
-            yield Inferred({"echo": ids, "shard": np.full(len(ids), self._shard)})
+            yield Inferred({"echo": ids, "shard": np.full(len(ids), self._shard or 0)})
         finally:
             self.running.discard(request.request_id)
 
