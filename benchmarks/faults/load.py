@@ -30,6 +30,7 @@ class Stream:
     text: str = ""
     stall: float = 0.0  # seconds, the longest between two parts
     end: str = "hung"  # or finished, or the code of an error
+    why: str = ""  # it ended with an error
     ends: int = 0  # parts that said that they are the last
 
 
@@ -71,7 +72,7 @@ class Load:
         except TimeoutError:
             pass
         except shoal.ShoalError as error:
-            stream.end = error.code
+            stream.end, stream.why = error.code, error.message
         return stream
 
     async def run(self, addresses: Sequence[str], shape: Shape) -> list[Stream]:

@@ -62,7 +62,7 @@ def complaints(fault: Fault, verdict: Verdict) -> list[str]:
     if verdict.ended["hung"]:
         found.append(f"{verdict.ended['hung']} requests hung")
     if verdict.failed:
-        found.append(f"{verdict.failed} requests failed")
+        found.append(f"{verdict.failed} requests failed: {', '.join(sorted(verdict.reasons)[:3])}")
     if verdict.wrong:
         found.append(f"{verdict.wrong} answers are not as in peace")
     if verdict.left:

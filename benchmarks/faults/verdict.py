@@ -21,6 +21,7 @@ class Verdict:
     sent: int = 0
     moved: int = 0  # times that another worker went on or began anew
     ended: Counter[str] = field(default_factory=Counter)  # finished, hung, or the code of an error
+    reasons: Counter[str] = field(default_factory=Counter)  # of errors
     answers: Counter[str] = field(default_factory=Counter)  # identical, lost, repeated, changed, ended twice
     stalls: list[float] = field(default_factory=list)
     noticed: list[float | None] = field(default_factory=list)
@@ -33,6 +34,7 @@ class Verdict:
         self.sent += len(streams)
         for stream in streams:
             self.ended[stream.end] += 1
+            self.reasons += Counter([stream.why] if stream.why else [])
             self.answers[compare(stream, peace[stream.question])] += 1
             self.stalls.append(stream.stall)
 

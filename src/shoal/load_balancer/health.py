@@ -43,6 +43,7 @@ class _Record:
     failures: int = 0  # in a row
     ejections: int = 0  # in a row
     ejected_until: float | None = None  # None: not ejected
+    on_trial: bool = True  # once its time is over, one request shows whether it is well
     trial: Attempt | None = None
     lost: bool = False  # was its connection lost since its last success?
 
@@ -64,7 +65,7 @@ class Health:
         record = self._records.get(worker_id)
         if record is None or record.ejected_until is None:
             return True
-        return now >= record.ejected_until and record.trial is None
+        return now >= record.ejected_until and (record.trial is None or not record.on_trial)
 
     def answers(self, worker_id: WorkerId) -> bool:
         """Is it there, whether or not it is ejected for what it answered?"""
@@ -76,7 +77,10 @@ class Health:
         attempt = Attempt(worker_id)
         record = self._records.get(worker_id)
         if record is not None and record.ejected_until is not None and self.available(worker_id, now):
-            record.trial = attempt
+            if record.on_trial:
+                record.trial = attempt
+            else:
+                record.ejected_until = None
         return attempt
 
     def end(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
@@ -96,17 +100,25 @@ class Health:
             record.trial = None
 
     def connection_lost(self, worker_id: WorkerId, now: float) -> None:
-        """Ejects at once; how the requests that were on the connection end does not matter any more."""
+        """Ejects at once; how the requests that were on the connection end does not matter any more.
+
+        Whoever registers again has shown that it lives: when the time is over everybody may go there. A trial would
+        turn all others away, and a coordinator without requests would wait for one for ever.
+        """
         record = self._remember(worker_id)
         record.lost = True
         if self.available(worker_id, now) or record.trial is not None:
-            self._eject(record, now)
+            self._eject(record, now, on_trial=False)
 
     def forget(self, worker_id: WorkerId) -> None:
         """The worker will not come back."""
         self._records.pop(worker_id, None)
 
-    def _eject(self, record: _Record, now: float) -> None:
+    def _eject(self, record: _Record, now: float, *, on_trial: bool = True) -> None:
+        before = record.ejected_until
+        if before is not None and not record.on_trial and now > before + self._limits.longest_ejection:
+            record.ejections = 0  # it has been well since, though nobody asked it
+        record.on_trial = on_trial
         record.ejections += 1
         record.ejected_until = now + self._limits.ejection(record.ejections)
         record.trial = None

@@ -13,7 +13,7 @@ LIMITS = HealthLimits(failures=3, first_ejection=1.0, longest_ejection=5.0)
 
 def ejected(now: float = 0.0) -> Health:
     health = Health(LIMITS)
-    health.connection_lost(A, now)
+    fail(health, LIMITS.failures, now)
     return health
 
 
@@ -92,6 +92,24 @@ def test_a_trial_during_which_the_connection_is_lost_doubles_the_ejection_once(o
     assert health.available(A, 3.0)
 
 
+def test_a_worker_that_comes_back_after_a_lost_connection_needs_no_trial() -> None:
+    health = Health(LIMITS)
+    health.connection_lost(A, 0.0)
+    assert not health.available(A, 0.9)
+    assert health.available(A, 1.0)
+    for _ in range(20):
+        health.begin(A, 1.0)
+    assert health.available(A, 1.0)
+
+
+def test_connections_lost_one_after_the_other_eject_for_longer_and_long_apart_they_do_not() -> None:
+    health = Health(LIMITS)
+    for at, until in ((0.0, 1.0), (2.0, 4.0), (5.0, 9.0), (100.0, 101.0)):
+        health.connection_lost(A, at)
+        assert not health.available(A, until - 0.1)
+        assert health.available(A, until)
+
+
 def test_an_abandoned_trial_lets_another_request_try() -> None:
     health = ejected()
     health.end(health.begin(A, 1.0), Outcome.ABANDONED, 1.5)
@@ -110,7 +128,7 @@ def test_many_requests_on_one_lost_connection_eject_once() -> None:
 def test_how_a_request_from_before_the_ejection_ends_neither_admits_the_worker_nor_ends_a_trial() -> None:
     health = Health(LIMITS)
     early = [health.begin(A, 0.0) for _ in range(3)]
-    health.connection_lost(A, 0.0)
+    fail(health, LIMITS.failures)
     health.end(early[0], Outcome.SUCCESS, 0.1)
     assert not health.available(A, 0.1)
     health.begin(A, 1.0)
