@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from shoal.clock import now
-from shoal.errors import ConfigError, InvalidRequest, ShoalError, WorkerLost, invalid, located
+from shoal.errors import ConfigError, Draining, InvalidRequest, ShoalError, WorkerLost, invalid, located
 from shoal.messages import Chunk, Generate, Infer, Inferred, ListModels, ModelInfo, ModelList
 from shoal.rpc import Connection, Hello, Network, TcpNetwork, connect
 from shoal.rpc.dialer import retry_delay
@@ -76,6 +76,7 @@ class AsyncClient:
         self._network = network or TcpNetwork()
         self._hello = Hello(role="client", node_id=uuid.uuid4().hex)
         self._connection: Connection | None = None
+        self._leaving: list[Connection] = []  # to coordinators that finish what they have and take nothing new
         self._calling = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -83,8 +84,9 @@ class AsyncClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._connection is not None:
-            await self._connection.close("the client has finished")
+        for connection in (self._connection, *self._leaving):
+            if connection is not None:
+                await connection.close("the client has finished")
 
     async def models(self) -> tuple[ModelInfo, ...]:
         """What is served, each with its state and, where it could not be loaded, the reason."""
@@ -139,7 +141,7 @@ class AsyncClient:
         deadline = now() + self._timeout
         tokens: list[TokenId] = []
         begun = _Begun()
-        connection = self._open
+        connection, refused = self._open, 0
         while True:
             begun.with_(connection.peer.node_id)
             rest = msgspec.structs.replace(request, output=tuple(tokens), resume=begun.name, seen=begun.seen)
@@ -156,6 +158,11 @@ class AsyncClient:
             except WorkerLost:
                 if not connection.is_closed:
                     raise  # the coordinator is there and says that it can do no more
+            except Draining:
+                refused += 1
+                if refused >= len(self._addresses):
+                    raise
+                self._leave(connection)
             connection = await self._call(patience=min(PATIENCE, deadline - now()))
 
     async def infer(self, model: str, inputs: Tensors, *, key: str = "") -> Tensors:
@@ -183,10 +190,10 @@ class AsyncClient:
                 raise InvalidRequest(f"{name}: expected a numpy array, got {kind}", param=name)
         request = Infer(_request_id(), ModelName(model), inputs, key=key)
         deadline = now() + self._timeout
-        begun = False
+        begun, refused = False, 0
         while True:
             connection = self._open
-            if connection.is_closed:
+            if connection.is_closed or connection in self._leaving:
                 connection = await self._call(patience=min(PATIENCE, deadline - now()))
             try:
                 async with connection.stream(request, timeout=deadline - now()) as answers:
@@ -198,17 +205,29 @@ class AsyncClient:
             except WorkerLost:
                 if begun or not connection.is_closed:
                     raise  # the rest of an answer cannot be asked for, all of it can
+            except Draining:
+                refused += 1
+                if refused >= len(self._addresses):
+                    raise
+                self._leave(connection)
 
     async def embed(self, texts: Sequence[str], *, model: str = "minilm") -> Array:
         """Embed texts; returns float32 of shape (texts, width), each row of length one."""
         rows = np.array([[text.encode()] for text in texts], dtype=np.object_)
         return (await self.infer(model, {"text": rows}))["embedding"]
 
+    def _leave(self, connection: Connection) -> None:
+        """Its coordinator takes nothing new; what it has of ours may end there."""
+        if connection is self._connection and connection not in self._leaving:
+            self._leaving = [*(each for each in self._leaving if not each.is_closed), connection]
+            self._addresses.append(self._addresses.pop(0))
+
     async def _call(self, *, patience: float) -> Connection:
         """A connection that is open: the one there is, or a new one within so many seconds."""
         async with self._calling:
-            if self._connection is not None and not self._connection.is_closed:
-                return self._connection
+            known = self._connection
+            if known is not None and not known.is_closed and known not in self._leaving:
+                return known
             began, failures = now(), 0
             while True:
                 address = self._addresses[0]

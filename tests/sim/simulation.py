@@ -46,14 +46,16 @@ KEEP = KeepConfig()
 
 
 class NumbersRuntime:
-    """Generates ``0 1 2 …``. ``running`` are the requests it computes for; ``breaks_at``: a token it fails before."""
+    """Generates ``0 1 2 …``. ``running`` are the requests it computes for; ``breaks_at``: a token it fails before;
+    ``step``: seconds that a token takes."""
 
-    def __init__(self, *, loads_in: float = 0.0, breaks_at: int | None = None) -> None:
+    def __init__(self, *, loads_in: float = 0.0, breaks_at: int | None = None, step: float = STEP) -> None:
         self.running: set[RequestId] = set()
         self.steps = 0
         self.info = _info(ModelState.LOADING if loads_in else ModelState.READY)
         self._loads_in = loads_in
         self._breaks_at = breaks_at
+        self._step = step
         self._changed: Callable[[], None] = lambda: None
 
     def load(self) -> Load:
@@ -75,7 +77,7 @@ class NumbersRuntime:
         try:
             total = request.sampling.max_tokens or 1
             for index in range(len(request.output), total):
-                await asyncio.sleep(STEP)
+                await asyncio.sleep(self._step)
                 self.steps += 1
                 if index == self._breaks_at:
                     raise EngineFailed("the engine is broken")
@@ -102,9 +104,9 @@ def _info(state: ModelState) -> ModelInfo:
 
 
 class ShardRuntime(NumbersRuntime):
-    """A shard of :data:`TABLE`: answers each ``id`` with itself, in ``echo``, and with the shard's number."""
+    """A shard of :data:`TABLE`, or all of it: answers each ``id`` with itself, in ``echo``, and the shard."""
 
-    def __init__(self, shard: int, *, fails: bool = False) -> None:
+    def __init__(self, shard: int | None, *, fails: bool = False) -> None:
         super().__init__()
         self.info = ModelInfo(name=TABLE, kind=ModelKind.TENSOR, state=ModelState.READY, shard=shard)
         self._shard = shard
@@ -119,7 +121,7 @@ class ShardRuntime(NumbersRuntime):
             await asyncio.sleep(STEP)
             self.steps += 1
             ids = request.inputs["id"]
-            yield Inferred({"echo": ids, "shard": np.full(len(ids), self._shard)})
+            yield Inferred({"echo": ids, "shard": np.full(len(ids), self._shard or 0)})
         finally:
             self.running.discard(request.request_id)
 

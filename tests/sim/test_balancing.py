@@ -19,7 +19,18 @@ from shoal.load_balancer import POLICIES
 from shoal.messages import Chunk, Generate, Infer, Inferred, ModelInfo
 from shoal.model_registry import ModelSpec
 from shoal.router import Reason, sharding
-from shoal.types import ModelKind, ModelName, ModelState, RequestId, Sampling, TextPrompt, WorkerId, WorkerState
+from shoal.types import (
+    ModelId,
+    ModelKind,
+    ModelName,
+    ModelPart,
+    ModelState,
+    RequestId,
+    Sampling,
+    TextPrompt,
+    WorkerId,
+    WorkerState,
+)
 
 SHARDS = ShardConfig(count=3, key="id")
 TABLE_SPEC = ModelSpec(name=TABLE, kind=ModelKind.TENSOR, settings=ModelConfig(shards=SHARDS))
@@ -447,6 +458,7 @@ def test_a_model_that_fails_on_a_worker_leaves_it_to_the_others() -> None:
             )
             replica, health = next(iter(member.replicas.values())), f.coordinator.dispatcher._sender._health
             assert not health.available(member.worker_id, replica.part, now())
-            assert health.available(member.worker_id, None, now())
+            assert health.is_back(member.worker_id, now())
+            assert health.available(member.worker_id, ModelPart(ModelId(OTHER)), now())
 
     simulate(scenario())

@@ -30,7 +30,7 @@ from sim.simulation import (
 from shoal.client import AsyncClient
 from shoal.clock import now
 from shoal.config import CoordinatorConfig, KeepConfig, ModelConfig, ShardConfig
-from shoal.errors import Cancelled, Conflict, InvalidRequest, ModelUnavailable, WorkerLost
+from shoal.errors import Cancelled, Conflict, Draining, InvalidRequest, ModelUnavailable, WorkerLost
 from shoal.messages import Chunk, Generate
 from shoal.model_registry import ModelSpec, Registry
 from shoal.node import Coordinator
@@ -281,6 +281,55 @@ def test_a_coordinator_that_stops_hands_its_streams_on() -> None:
             f.network.faults("client", "coordinator").refused = True
             await f.coordinator.stop()
             assert await reading == counting(100)
+
+    simulate(scenario())
+
+
+async def add_table(f: Fleet) -> None:
+    await f.add_worker("table", coordinators=(COORDINATOR, SECOND), runtime=ShardRuntime(None))
+    await f.until_ready(2)
+
+
+def test_what_a_draining_coordinator_refuses_another_one_takes() -> None:
+    async def scenario() -> None:
+        async with two_coordinators() as (f, _), client(f, f"{COORDINATOR}, {SECOND}") as c:
+            await add_table(f)
+            before = asyncio.create_task(read(c, 100))
+            await asyncio.sleep(0.5)
+            stopping = asyncio.create_task(f.coordinator.stop())
+            await asyncio.sleep(0.1)
+            assert await asyncio.gather(*(read(c, 50) for _ in range(5))) == [counting(50)] * 5
+            assert (await c.infer(TABLE, {"id": np.arange(3)}))["echo"].tolist() == [0, 1, 2]
+            assert await before == counting(100)  # what ran there ended there
+            await stopping
+
+    simulate(scenario())
+
+
+def test_when_every_coordinator_drains_the_client_is_told() -> None:
+    async def scenario() -> None:
+        async with two_coordinators() as (f, second), client(f, f"{COORDINATOR}, {SECOND}") as c:
+            await add_table(f)
+            running = asyncio.create_task(read(c, 100))
+            await asyncio.sleep(0.5)
+            for coordinator in (f.coordinator, second):
+                coordinator.admission.closed = True
+            with pytest.raises(Draining):
+                await read(c, 5)
+            with pytest.raises(Draining):
+                await c.infer(TABLE, {"id": np.arange(3)})
+            assert await running == counting(100)
+
+    simulate(scenario())
+
+
+def test_a_coordinator_that_only_stood_by_takes_everything_at_once() -> None:
+    async def scenario() -> None:
+        async with two_coordinators() as (f, _), client(f, SECOND) as c:
+            for _ in range(3):
+                f.network.faults("w1", "second").cut()
+                await asyncio.sleep(10)
+            assert await asyncio.gather(*(read(c, 20) for _ in range(20))) == [counting(20)] * 20
 
     simulate(scenario())
 

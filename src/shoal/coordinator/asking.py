@@ -75,10 +75,10 @@ class Asking:
         return self
 
     def take_in(self, answer: Answer | None) -> Answer:
-        """Raises :class:`EngineFailed` for what is no answer to this request, :class:`WorkerLost` for none at all."""
+        """Raises :class:`EngineFailed` for what is no answer to this request, or for none at all."""
         worker_id = self._decision.worker_id
         if answer is None:
-            raise WorkerLost(f"worker {worker_id} ended the answer before its end")
+            raise EngineFailed(f"worker {worker_id} ended the answer before its end")
         if not isinstance(answer, Chunk if isinstance(self.request, Generate) else Inferred):
             raise EngineFailed(
                 f"worker {worker_id} answered {type(self.request).__name__} with {type(answer).__name__}"
@@ -110,9 +110,10 @@ class Asking:
 
 
 def _outcome(error: ShoalError) -> Outcome:
-    """What an error says of the worker. That a deadline has passed says nothing: clients set them as short as they
-    like, and a few impatient ones would take a healthy worker from all the others."""
-    if isinstance(error, DeadlineExceeded):
+    """What an error says of the model on this worker. That a deadline has passed says nothing: clients set them as
+    short as they like, and a few impatient ones would take a healthy model from all the others. Nor does the end of the
+    connection, which is told of the worker."""
+    if isinstance(error, DeadlineExceeded | WorkerLost):
         return Outcome.ABANDONED
     return Outcome.FAILURE if error.fault == "server" or isinstance(error, ProtocolError) else Outcome.SUCCESS
 

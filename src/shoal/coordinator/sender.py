@@ -21,7 +21,7 @@ from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.hedges import Hedges
 from shoal.coordinator.journey import Journey
 from shoal.coordinator.observation import is_last
-from shoal.errors import ShoalError, WorkerLost
+from shoal.errors import EngineFailed, ShoalError
 from shoal.load_balancer import Health, RetryBudget
 from shoal.messages import Answer, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec
@@ -107,7 +107,7 @@ class Sender:
                     yield asking.take_in(answer)
                     if is_last(answer):
                         return
-            raise WorkerLost(f"worker {decision.worker_id} ended the answer before its end")
+            raise EngineFailed(f"worker {decision.worker_id} ended the answer before its end")
 
     async def _next(self, attempts: Attempts) -> RoutingDecision:
         """Where to send it next. A request that lost its worker waits for one that is free, or comes back; so does

@@ -13,7 +13,8 @@
 The method may also be called ``predict``. ``__init__`` may take ``options`` (an
 :class:`~shoal.engines.base.EngineOptions`) and ``shard`` (its number, None where the model has no shards). ``close`` is
 called at the end, where there is one. Several requests share a run, one after the other along the first axis, unless
-the class says ``batchable = False``.
+the class says ``batchable = False``. A class that generates text is a :class:`~shoal.engines.base.LanguageEngine`
+instead, and is named ``package.module:Class?engine=language``.
 
 A class that answers in parts has a method ``stream`` instead, which yields dicts, each with all rows of the inputs::
 
@@ -34,7 +35,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from shoal.engines.base import EngineOptions, TensorEngine
+from shoal.engines.base import EngineOptions, LanguageEngine, TensorEngine
 from shoal.errors import EngineFailed, ModelLoadFailed, ShoalError
 from shoal.model_registry import check_inputs, check_outputs, is_tensors
 from shoal.types import DTYPES, Tensors, TensorSpec
@@ -98,6 +99,14 @@ class PythonEngine(TensorEngine):
         close = getattr(self._model, "close", None)
         if callable(close):
             close()
+
+
+def construct_language_engine(target: str, options: EngineOptions) -> LanguageEngine:
+    """Raises :class:`~shoal.errors.ModelLoadFailed`."""
+    engine = _construct(target, options)
+    if not isinstance(engine, LanguageEngine):
+        raise ModelLoadFailed(f"{target} is no LanguageEngine, so it cannot generate text")
+    return engine
 
 
 def _construct(target: str, options: EngineOptions) -> object:

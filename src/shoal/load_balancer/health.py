@@ -1,16 +1,21 @@
 """Passive health: what the requests themselves say about a worker.
 
-Failures in a row eject a worker for a while, and for longer each time. Then one request, the trial, may go there: if
-it succeeds the worker is as good as new, if it fails the worker is ejected again.
+Failures in a row eject a model on a worker for a while, and for longer each time. Then one request, the trial, may go
+there: if it succeeds all is as good as new, if it fails the model is ejected there again. A lost connection ejects the
+worker with all of its models.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeVar
 
 from shoal.types import ModelPart, WorkerId
+
+K = TypeVar("K", bound=Hashable)
+R = TypeVar("R")
 
 
 class Outcome(StrEnum):
@@ -36,18 +41,30 @@ class Attempt:
     """One request on its way to a worker, returned by :meth:`Health.begin`."""
 
     worker_id: WorkerId
-    part: ModelPart | None
+    part: ModelPart
+    began: float
 
 
 @dataclass(slots=True)
-class _Record:
-    failures: int = 0  # in a row
+class _Failures:
+    """Of one model on one worker."""
+
+    count: int = 0  # in a row
     ejections: int = 0  # in a row
     ejected_until: float | None = None  # None: not ejected
     trial: Attempt | None = None
 
     def available(self, now: float) -> bool:
         return self.ejected_until is None or (now >= self.ejected_until and self.trial is None)
+
+
+@dataclass(slots=True)
+class _Losses:
+    """Of a worker's connection. Whoever registers again has shown that it lives, so it needs no trial, which would turn
+    all others away: when the time is over everybody may go there."""
+
+    count: int = 0  # in a row
+    until: float = 0.0
 
 
 class Health:
@@ -57,68 +74,72 @@ class Health:
     Only what has failed since its last success is remembered. ``now`` is in seconds on any clock that does not go back.
     """
 
-    _REMEMBERED: Final = 4096  # records
+    _REMEMBERED: Final = 4096  # workers, and as many models on them
 
     def __init__(self, limits: HealthLimits | None = None) -> None:
         self._limits = limits or HealthLimits()
-        self._records: dict[tuple[WorkerId, ModelPart | None], _Record] = {}
+        self._losses: dict[WorkerId, _Losses] = {}
+        self._failures: dict[tuple[WorkerId, ModelPart], _Failures] = {}
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._losses) + len(self._failures)
 
-    def available(self, worker_id: WorkerId, part: ModelPart | None, now: float) -> bool:
+    def available(self, worker_id: WorkerId, part: ModelPart, now: float) -> bool:
         """May a request go there?"""
-        return not self._records or all(record.available(now) for _, record in self._known(worker_id, part))
+        failures = self._failures.get((worker_id, part)) if self._failures else None
+        return self.is_back(worker_id, now) and (failures is None or failures.available(now))
 
-    def answers(self, worker_id: WorkerId) -> bool:
-        """Is it there, whether or not a model of it is ejected for what it answered?"""
-        return (worker_id, None) not in self._records
+    def is_back(self, worker_id: WorkerId, now: float) -> bool:
+        """Is the time over that it is left alone after its connection was lost? Its models may be ejected still."""
+        losses = self._losses.get(worker_id) if self._losses else None
+        return losses is None or now >= losses.until
 
-    def begin(self, worker_id: WorkerId, part: ModelPart | None, now: float) -> Attempt:
+    def begin(self, worker_id: WorkerId, part: ModelPart, now: float) -> Attempt:
         """A request is sent. Whoever sends it must :meth:`end` it, however it ends."""
-        attempt = Attempt(worker_id, part)
-        if self._records and self.available(worker_id, part, now):
-            for _, record in self._known(worker_id, part):
-                if record.ejected_until is not None:
-                    record.trial = attempt
+        attempt = Attempt(worker_id, part, now)
+        failures = self._failures.get((worker_id, part)) if self._failures else None
+        if failures is not None and failures.ejected_until is not None and failures.available(now):
+            failures.trial = attempt
         return attempt
 
     def end(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
         """Ending twice is fine: success with the first part of an answer, and then how the rest went."""
-        known = self._known(attempt.worker_id, attempt.part) if self._records else []
-        if any(record.ejected_until is not None and record.trial is not attempt for _, record in known):
-            return  # sent before the ejection: it says how the worker was then
-        for key, record in known:
-            record.trial = None
-            if outcome is Outcome.SUCCESS:
-                del self._records[key]
-            elif outcome is Outcome.FAILURE and record.ejected_until is not None:
-                self._eject(record, now)
-        if outcome is Outcome.FAILURE:
-            record = self._remember(attempt.worker_id, attempt.part)
-            record.failures += 1
-            if record.failures >= self._limits.failures and record.available(now):
-                self._eject(record, now)
+        key = (attempt.worker_id, attempt.part)
+        failures = self._failures.get(key)
+        is_trial = failures is not None and failures.trial is attempt
+        if failures is not None and failures.ejected_until is not None and not is_trial:
+            return  # sent before the ejection: it says how the model was then
+        losses = self._losses.get(attempt.worker_id)
+        if losses is not None and attempt.began < losses.until:
+            outcome = Outcome.ABANDONED  # sent before the loss: it says how the worker was then
+        if outcome is Outcome.SUCCESS:
+            self._failures.pop(key, None)
+            self._losses.pop(attempt.worker_id, None)
+        elif outcome is Outcome.FAILURE:
+            failures = failures or _remember(self._failures, key, _Failures, self._REMEMBERED)
+            failures.count += 1
+            if is_trial or failures.count >= self._limits.failures:
+                failures.ejections += 1
+                failures.ejected_until = now + self._limits.ejection(failures.ejections)
+                failures.trial = None
+        elif failures is not None:
+            failures.trial = None
 
     def connection_lost(self, worker_id: WorkerId, now: float) -> None:
         """Ejects at once; how the requests that were on the connection end does not matter any more."""
-        record = self._remember(worker_id, None)
-        if record.available(now) or record.trial is not None:
-            self._eject(record, now)
+        losses = _remember(self._losses, worker_id, _Losses, self._REMEMBERED)
+        if now < losses.until:
+            return
+        if now > losses.until + self._limits.longest_ejection:
+            losses.count = 0  # it has been well since, though nobody asked it
+        losses.count += 1
+        losses.until = now + self._limits.ejection(losses.count)
 
-    def _known(
-        self, worker_id: WorkerId, part: ModelPart | None
-    ) -> list[tuple[tuple[WorkerId, ModelPart | None], _Record]]:
-        keys = ((worker_id, None), (worker_id, part))[: 1 if part is None else 2]
-        return [(key, record) for key in keys if (record := self._records.get(key)) is not None]
 
-    def _eject(self, record: _Record, now: float) -> None:
-        record.ejections += 1
-        record.ejected_until = now + self._limits.ejection(record.ejections)
-        record.trial = None
-
-    def _remember(self, worker_id: WorkerId, part: ModelPart | None) -> _Record:
-        key = (worker_id, part)
-        if key not in self._records and len(self._records) >= self._REMEMBERED:
-            del self._records[next(iter(self._records))]
-        return self._records.setdefault(key, _Record())
+def _remember(records: dict[K, R], key: K, make: Callable[[], R], at_most: int) -> R:
+    """Its record, a new one if need be; the oldest one goes for it."""
+    if key not in records:
+        if len(records) >= at_most:
+            del records[next(iter(records))]
+        records[key] = make()
+    return records[key]

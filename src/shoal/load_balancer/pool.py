@@ -151,7 +151,7 @@ class Pool:
             self._tend(health, now, len(self._parked))
             choice = self._choose(health, now, excluded)
         if choice is None and suspects:
-            return self._choose_ejected(health, excluded) or self._choose_suspect(health, now, excluded)
+            return self._choose_ejected(health, now, excluded) or self._choose_suspect(health, now, excluded)
         return choice
 
     def _choose(self, health: Health, now: float, excluded: Container[WorkerId]) -> Choice | None:
@@ -164,9 +164,9 @@ class Pool:
                 self._count(replica)
         return None
 
-    def _choose_ejected(self, health: Health, excluded: Container[WorkerId]) -> Choice | None:
+    def _choose_ejected(self, health: Health, now: float, excluded: Container[WorkerId]) -> Choice | None:
         """A few requests that no worker can answer would otherwise take all of them from everybody."""
-        able = (one for one in self._parked if one.worker_id not in excluded and health.answers(one.worker_id))
+        able = (one for one in self._parked if one.worker_id not in excluded and health.is_back(one.worker_id, now))
         replica = min(able, key=lambda one: one.load, default=None)
         return None if replica is None else Choice(replica, Tier.EJECTED)
 

@@ -43,7 +43,7 @@ BUILT_IN: Final[Mapping[str, Family]] = MappingProxyType(
 _FAMILIES: Final[Mapping[Source, Family]] = {
     Source.GGUF: Family(ModelKind.GENERATE, (Engine.OPENVINO, Engine.LLAMA)),
     Source.ONNX: Family(ModelKind.TENSOR, (Engine.ONNX, Engine.OPENVINO)),
-    Source.PYTHON: Family(ModelKind.TENSOR, (Engine.PYTHON,)),
+    Source.PYTHON: Family(ModelKind.TENSOR, (Engine.PYTHON, Engine.LANGUAGE)),
     Source.OPENAI: Family(ModelKind.GENERATE, (Engine.OPENAI,)),
 }
 
@@ -85,14 +85,16 @@ def make_spec(model_id: str, settings: ModelConfig) -> ModelSpec:
         settings = msgspec.structs.replace(settings, uri=target + question + options)
     source = classify(target)
     family = BUILT_IN[target] if source is Source.BUILT_IN else _FAMILIES[source]
-    if settings.shards is not None and family.kind is ModelKind.GENERATE:
+    engine = _engine(options, family, settings.uri) if question else Engine.AUTO
+    kind = ModelKind.GENERATE if engine is Engine.LANGUAGE else family.kind
+    if settings.shards is not None and kind is ModelKind.GENERATE:
         raise ConfigError(f"model '{model_id}' generates text; only a tensor model can be in shards", param="shards")
     return ModelSpec(
         name=name,
         version=version or FIRST_VERSION,
-        kind=family.kind,
+        kind=kind,
         source=source,
-        engine=_engine(options, family, settings.uri) if question else Engine.AUTO,
+        engine=engine,
         settings=settings,
         inputs=_tensors(settings.inputs, model_id, "inputs"),
         outputs=_tensors(settings.outputs, model_id, "outputs"),

@@ -46,6 +46,7 @@ class Engine(StrEnum):
     LLAMA = "llama"
     ONNX = "onnx"
     PYTHON = "python"
+    LANGUAGE = "language"  # a Python class that is a LanguageEngine
     OPENAI = "openai"
 
 

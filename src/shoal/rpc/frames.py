@@ -1,4 +1,8 @@
-"""Bytes to frames and back. A frame is ``u32 payload length | u8 type | u8 flags | u32 stream | payload``."""
+"""Bytes to frames and back. A frame is ``u32 payload length | u8 type | u8 flags | u32 stream | payload``.
+
+The lowest flag is END; the other seven bits count the frames of one direction, 1 to 127 and round again, so that one
+that is lost, comes twice or out of its turn is noticed, whatever lies between the two sides. 0 stands for no number.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ PREFACE_SIZE: Final = len(MAGIC) + _VERSION.size
 
 HEADER: Final = struct.Struct("!IBBI")
 END: Final = 1  # flag of DATA: nothing follows on this stream
+NUMBERS: Final = 127
 
 
 class FrameType(IntEnum):
@@ -71,8 +76,10 @@ def check_version(received: bytes) -> None:
         raise ProtocolError(f"this side speaks version {VERSION} of the protocol, the other version {version}")
 
 
-def encode_frame(kind: FrameType, stream_id: int, payload: Sequence[Buffer], *, end: bool = False) -> list[Buffer]:
-    return [HEADER.pack(sum(map(len, payload)), kind, END if end else 0, stream_id), *payload]
+def encode_frame(
+    kind: FrameType, stream_id: int, payload: Sequence[Buffer], *, end: bool = False, number: int = 0
+) -> list[Buffer]:
+    return [HEADER.pack(sum(map(len, payload)), kind, number << 1 | end, stream_id), *payload]
 
 
 class FrameReader:
@@ -92,6 +99,7 @@ class FrameReader:
         self._head: tuple[int, FrameType, bool, int] | None = None  # of the frame whose payload is coming
         self._payload = bytearray()
         self._count = 0  # frames that have come whole
+        self._number = 0  # of the last frame that had one
 
     @property
     def beginning(self) -> int:
@@ -151,10 +159,17 @@ class FrameReader:
     def _read_header(self, data: bytes, at: int) -> tuple[int, FrameType, bool, int]:
         length, number, flags, stream_id = HEADER.unpack_from(data, at)
         kind = self._types.get(number)
-        if kind is None or flags > END or (flags and kind is not FrameType.DATA):
-            raise ProtocolError(f"there is no frame of type {number} with flags {flags}")
+        end = flags & END
+        if kind is None or (end and kind is not FrameType.DATA):
+            raise ProtocolError(f"there is no frame of type {number} with flags {end}")
         if length > self._limits[kind]:
             raise ProtocolError(f"a {kind.name} frame of {length} bytes is over the limit of {self._limits[kind]}")
         if kind is not FrameType.OPEN and (stream_id == 0) != (kind in _CONNECTION_WIDE):
             raise ProtocolError(f"a {kind.name} frame cannot be on stream {stream_id}")
-        return length, kind, flags == END, stream_id
+        if flags > END:
+            due = self._number % NUMBERS + 1
+            if flags >> 1 != due:
+                came = flags >> 1
+                raise ProtocolError(f"frame {came} came where frame {due} was due: some were lost, repeated or moved")
+            self._number = due
+        return length, kind, end == END, stream_id

@@ -29,6 +29,7 @@ from shoal.rpc.events import (
     Received,
 )
 from shoal.rpc.frames import (
+    NUMBERS,
     PREFACE_SIZE,
     Frame,
     FrameReader,
@@ -76,6 +77,7 @@ class WireProtocol:
         self._holding: list[tuple[int, _Stream]] = []
         self._preface = b""
         self._reader = FrameReader(hello.max_frame, unfinished)
+        self._number = 0  # of the last frame that went out
         self._parity = 1 if dials else 0
         self._next = {Side.OURS: 2 - self._parity, Side.THEIRS: 1 + self._parity}
 
@@ -204,7 +206,7 @@ class WireProtocol:
 
     def begin(self) -> list[Buffer]:
         """What each side says first."""
-        return [preface(), *encode_frame(FrameType.HELLO, 0, [msgspec.msgpack.encode(self.hello)])]
+        return [preface(), *self._frame(FrameType.HELLO, 0, [msgspec.msgpack.encode(self.hello)])]
 
     def open(self, message: Sequence[Buffer], timeout: float | None) -> tuple[int, list[Buffer]]:
         """Open a stream with a message; ``timeout`` in seconds travels with it. Returns the stream's id as well.
@@ -220,12 +222,12 @@ class WireProtocol:
         self._move(stream_id, Move.SEND_OPEN)
         self._next[Side.OURS] = _after(stream_id)
         self._streams[stream_id] = _Stream(self.hello.credit)
-        return stream_id, encode_frame(FrameType.OPEN, stream_id, payload)
+        return stream_id, self._frame(FrameType.OPEN, stream_id, payload)
 
     def notify(self, message: Sequence[Buffer]) -> list[Buffer]:
         """Send a message that wants no answer."""
         self._check_open()
-        return encode_frame(FrameType.OPEN, NOTICE, self._opening(message, None))
+        return self._frame(FrameType.OPEN, NOTICE, self._opening(message, None))
 
     def send(self, stream_id: int, message: Sequence[Buffer]) -> list[Buffer]:
         """Send an answer. Needs :meth:`can_send`.
@@ -240,7 +242,7 @@ class WireProtocol:
         stream = self._move(stream_id, Move.SEND_DATA)
         assert stream is not None
         stream.credit -= 1
-        released = _release(stream_id, stream)
+        released = self._release(stream_id, stream)
         stream.held = message
         self._holding.append((stream_id, stream))
         return released
@@ -254,7 +256,7 @@ class WireProtocol:
         """The answers that :meth:`send` held back."""
         buffers: list[Buffer] = []
         for stream_id, stream in self._holding:
-            buffers += _release(stream_id, stream)
+            buffers += self._release(stream_id, stream)
         self._holding.clear()
         return buffers
 
@@ -262,37 +264,46 @@ class WireProtocol:
         stream = self._move(stream_id, Move.SEND_END)
         assert stream is not None
         message, stream.held = stream.held, None
-        return encode_frame(FrameType.DATA, stream_id, message or [], end=True)
+        return self._frame(FrameType.DATA, stream_id, message or [], end=True)
 
     def fail(self, stream_id: int, error: ErrorInfo) -> list[Buffer]:
         stream = self._move(stream_id, Move.SEND_ERROR)
         assert stream is not None
         if error.param is not None:
             error = msgspec.structs.replace(error, param=error.param[:MAX_REASON])
-        released = _release(stream_id, stream)
-        return released + encode_frame(FrameType.ERROR, stream_id, [msgspec.msgpack.encode(error)])
+        released = self._release(stream_id, stream)
+        return released + self._frame(FrameType.ERROR, stream_id, [msgspec.msgpack.encode(error)])
 
     def cancel(self, stream_id: int) -> list[Buffer]:
         self._move(stream_id, Move.SEND_CANCEL)
-        return encode_frame(FrameType.CANCEL, stream_id, [])
+        return self._frame(FrameType.CANCEL, stream_id, [])
 
     def credit(self, stream_id: int, messages: int) -> list[Buffer]:
         """Let the peer send ``messages`` more on a stream of ours."""
         stream = self._move(stream_id, Move.SEND_CREDIT)
         assert stream is not None
         stream.credit += messages
-        return encode_frame(FrameType.CREDIT, stream_id, [_CREDIT.pack(messages)])
+        return self._frame(FrameType.CREDIT, stream_id, [_CREDIT.pack(messages)])
 
     def ping(self, data: bytes) -> list[Buffer]:
-        return encode_frame(FrameType.PING, 0, [data])
+        return self._frame(FrameType.PING, 0, [data])
 
     def pong(self, data: bytes) -> list[Buffer]:
-        return encode_frame(FrameType.PONG, 0, [data])
+        return self._frame(FrameType.PONG, 0, [data])
 
     def goodbye(self, reason: str) -> list[Buffer]:
-        """The last thing to say."""
+        """The last thing to say. It has no number, as it is the same in every version of the protocol."""
         self.state = ConnectionState.CLOSED
         return encode_frame(FrameType.GOODBYE, 0, [reason[:MAX_REASON].encode(errors="replace")])
+
+    def _frame(self, kind: FrameType, stream_id: int, payload: Sequence[Buffer], *, end: bool = False) -> list[Buffer]:
+        """It has to be written before the next one is made."""
+        self._number = number = self._number % NUMBERS + 1
+        return encode_frame(kind, stream_id, payload, end=end, number=number)
+
+    def _release(self, stream_id: int, stream: _Stream) -> list[Buffer]:
+        message, stream.held = stream.held, None
+        return [] if message is None else self._frame(FrameType.DATA, stream_id, message)
 
     # -- rules
 
@@ -350,11 +361,6 @@ def _ping_data(frame: Frame) -> bytes:
     if len(frame.payload) != PING_SIZE:
         raise ProtocolError(f"a {frame.type.name} frame has not {PING_SIZE} bytes")
     return bytes(frame.payload)
-
-
-def _release(stream_id: int, stream: _Stream) -> list[Buffer]:
-    message, stream.held = stream.held, None
-    return [] if message is None else encode_frame(FrameType.DATA, stream_id, message)
 
 
 def _after(stream_id: int) -> int:

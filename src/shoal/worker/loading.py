@@ -172,6 +172,10 @@ def language_engine(spec: ModelSpec, cache: Path, options: EngineOptions) -> Lan
     """OpenVINO where it can run the model and is installed, unless the URI says otherwise; else llama.cpp."""
     if spec.source is Source.OPENAI:
         raise ModelLoadFailed(f"model '{spec.name}': upstream servers are not supported in this version")
+    if spec.source is Source.PYTHON:
+        from shoal.engines.python import construct_language_engine
+
+        return construct_language_engine(spec.target, options)
     if _wants_openvino(spec):
         from shoal.engines.openvino import OpenVINOEngine
 

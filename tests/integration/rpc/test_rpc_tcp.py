@@ -15,6 +15,7 @@ import pytest
 from shoal.errors import DeadlineExceeded, ProtocolError, WorkerLost
 from shoal.messages import Ack, Chunk, Drain, Infer, Inferred, ListModels, Message
 from shoal.rpc import Call, Connection, Dialer, Hello, Server, TcpNetwork, adopt, connect
+from shoal.rpc.protocol import WireProtocol
 from shoal.types import ModelName, RequestId
 
 CLIENT, SERVER = Hello("client", "test"), Hello("worker", "w1")
@@ -200,7 +201,7 @@ async def test_noise_on_the_port_harms_no_other_connection() -> None:
     generator = np.random.default_rng(7)
     async with (served := Served()) as connection:
         host, _, port = served.address.rpartition(":")
-        good: Any = b"".join(connection._protocol.begin())
+        good: Any = b"".join(WireProtocol(CLIENT, dials=True).begin())
         for start in (b"", good, good[:9]):
             for _ in range(10):
                 _, writer = await asyncio.open_connection(host, int(port))

@@ -10,7 +10,8 @@ import pytest
 
 import shoal.engines.python
 from shoal.engines.base import EngineOptions
-from shoal.engines.python import PythonEngine
+from shoal.engines.python import PythonEngine, construct_language_engine
+from shoal.engines.toy import ToyEngine
 from shoal.errors import EngineFailed, InvalidRequest, ModelLoadFailed
 from shoal.types import Tensors, TensorSpec
 
@@ -210,3 +211,11 @@ def test_the_examples_in_the_documentation_work(make: Make, tmp_path: Path) -> N
     assert engine.run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[2, 2, 2, 2]]
     parts = make("documented:Countdown").stream({"start": np.array([2, 1])})
     assert [part["left"].tolist() for part in parts] == [[2, 1], [1, 0], [0, 0]]
+
+
+def test_a_language_engine_is_made_of_a_class_that_is_one(make: Make) -> None:
+    engine = construct_language_engine("shoal.engines.toy:ToyEngine", EngineOptions())
+    assert isinstance(engine, ToyEngine)
+    make("users_model:Doubler")
+    with pytest.raises(ModelLoadFailed, match="users_model:Doubler is no LanguageEngine"):
+        construct_language_engine("users_model:Doubler", EngineOptions())

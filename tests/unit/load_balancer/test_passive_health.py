@@ -14,7 +14,7 @@ LIMITS = HealthLimits(failures=3, first_ejection=1.0, longest_ejection=5.0)
 
 def ejected(now: float = 0.0) -> Health:
     health = Health(LIMITS)
-    health.connection_lost(A, now)
+    fail(health, LIMITS.failures, now)
     return health
 
 
@@ -84,13 +84,31 @@ def test_a_trial_that_fails_doubles_the_ejection_up_to_the_longest() -> None:
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILURE, Outcome.ABANDONED])
-def test_a_trial_during_which_the_connection_is_lost_doubles_the_ejection_once(outcome: Outcome) -> None:
+def test_a_trial_during_which_the_connection_is_lost_says_nothing_of_the_model(outcome: Outcome) -> None:
     health = ejected()
     trial = health.begin(A, FISH, 1.0)
     health.connection_lost(A, 1.0)
     health.end(trial, outcome, 1.0)
-    assert not health.available(A, FISH, 2.9)
-    assert health.available(A, FISH, 3.0)
+    assert not health.available(A, FISH, 1.9)
+    assert health.available(A, FISH, 2.0)
+
+
+def test_a_worker_that_comes_back_after_a_lost_connection_needs_no_trial() -> None:
+    health = Health(LIMITS)
+    health.connection_lost(A, 0.0)
+    assert not health.available(A, FISH, 0.9)
+    assert health.available(A, FISH, 1.0)
+    for _ in range(20):
+        health.begin(A, FISH, 1.0)
+    assert health.available(A, FISH, 1.0)
+
+
+def test_connections_lost_one_after_the_other_eject_for_longer_and_long_apart_they_do_not() -> None:
+    health = Health(LIMITS)
+    for at, until in ((0.0, 1.0), (2.0, 4.0), (5.0, 9.0), (100.0, 101.0)):
+        health.connection_lost(A, at)
+        assert not health.available(A, FISH, until - 0.1)
+        assert health.available(A, FISH, until)
 
 
 def test_an_abandoned_trial_lets_another_request_try() -> None:
@@ -111,7 +129,7 @@ def test_many_requests_on_one_lost_connection_eject_once() -> None:
 def test_how_a_request_from_before_the_ejection_ends_neither_admits_the_worker_nor_ends_a_trial() -> None:
     health = Health(LIMITS)
     early = [health.begin(A, FISH, 0.0) for _ in range(3)]
-    health.connection_lost(A, 0.0)
+    fail(health, LIMITS.failures)
     health.end(early[0], Outcome.SUCCESS, 0.1)
     assert not health.available(A, FISH, 0.1)
     health.begin(A, FISH, 1.0)
@@ -130,19 +148,20 @@ def test_a_trial_may_succeed_with_its_first_part_and_be_ended_again() -> None:
 
 
 def test_a_model_that_fails_leaves_its_worker_to_the_others() -> None:
-    health = Health(LIMITS)
-    fail(health, 3)
+    health = ejected()
     assert not health.available(A, FISH, 0.0)
     assert health.available(A, WHALE, 0.0)
     health.end(health.begin(A, WHALE, 0.0), Outcome.SUCCESS, 0.1)
     assert not health.available(A, FISH, 0.1)
 
 
-def test_a_lost_connection_is_one_for_every_model() -> None:
-    health = ejected()
+def test_a_lost_connection_is_one_for_every_model_until_an_answer_comes() -> None:
+    health = Health(LIMITS)
+    health.connection_lost(A, 0.0)
     assert not health.available(A, WHALE, 0.0)
     health.end(health.begin(A, WHALE, 1.0), Outcome.SUCCESS, 1.1)
-    assert health.available(A, FISH, 1.1)
+    health.connection_lost(A, 2.0)
+    assert health.available(A, FISH, 3.0)
 
 
 def test_what_is_remembered_is_bounded_and_a_thousand_ejections_are_no_overflow() -> None:

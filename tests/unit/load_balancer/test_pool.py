@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.load_balancer.fakes import FISH, Waters
 
-from shoal.load_balancer import POLICIES, Outcome, Room, Tier
+from shoal.load_balancer import POLICIES, HealthLimits, Outcome, Room, Tier
 from shoal.messages import ModelInfo
 from shoal.types import ModelKind, ModelName, ModelState, WorkerId, WorkerState
 
@@ -95,7 +95,8 @@ def test_an_ejected_replica_is_parked_and_tried_when_its_time_is_over() -> None:
     waters = Waters()
     waters.add("a")
     waters.add("b", in_flight=9)
-    waters.health.connection_lost(WorkerId("a"), 100.0)
+    for _ in range(HealthLimits().failures):
+        waters.health.end(waters.health.begin(WorkerId("a"), FISH.part, 100.0), Outcome.FAILURE, 100.0)
     assert [waters.choose(100.1) for _ in range(3)] == ["b"] * 3
     assert waters.pool.usable() == 1
     assert waters.choose(100.6) == "a"

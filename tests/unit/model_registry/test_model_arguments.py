@@ -44,6 +44,7 @@ def test_every_form_of_a_model_is_understood(
         ("fish=models/x.gguf?engine=llama", "fish", "models/x.gguf?engine=llama", Engine.LLAMA),
         ("models/x.gguf?engine=openvino", "x", "models/x.gguf?engine=openvino", Engine.OPENVINO),
         ("smollm2?engine=llama", "smollm2", "smollm2?engine=llama", Engine.LLAMA),
+        ("fish=models.fish:Fish?engine=language", "fish", "models.fish:Fish?engine=language", Engine.LANGUAGE),
         ("minilm?engine=auto", "minilm", "minilm?engine=auto", Engine.AUTO),
     ],
 )
@@ -127,3 +128,8 @@ def test_a_tensor_that_no_array_could_be_is_refused(field: str, tensors: tuple[T
     with pytest.raises(ConfigError, match=f"model 'm': {field}{says}") as caught:
         make_spec("m", ModelConfig(uri="echo", **{field: tensors}))  # type: ignore[arg-type]
     assert caught.value.param == field
+
+
+@pytest.mark.parametrize(("options", "kind"), [("", ModelKind.TENSOR), ("?engine=language", ModelKind.GENERATE)])
+def test_a_python_class_generates_text_where_its_uri_says_so(options: str, kind: ModelKind) -> None:
+    assert parse_model_argument(f"fish=models.fish:Fish{options}").kind is kind

@@ -133,10 +133,9 @@ async def test_the_frames_of_one_turn_of_the_loop_are_one_write(
 
     monkeypatch.setattr(pair.right._transport, "write", watched)
     await asyncio.gather(*(pair.left.call(ASK, timeout=1) for _ in range(10)))
-    answers = b"".join(
-        b"".join(encode_frame(FrameType.DATA, 2 * n + 1, [b"\0\0\0\x05\x91\xa3Ack"], end=True)) for n in range(10)
-    )
-    assert writes == [answers]
+    ack = b"\0\0\0\x05\x91\xa3Ack"
+    answers = [encode_frame(FrameType.DATA, 2 * n + 1, [ack], end=True, number=n + 2) for n in range(10)]
+    assert writes == [b"".join(b"".join(frame) for frame in answers)]
 
 
 async def test_a_call_that_gets_no_answer_or_two_is_a_protocol_error(make_pair: MakePair) -> None:
@@ -247,8 +246,8 @@ async def test_a_request_that_cannot_be_read_is_answered_with_what_is_wrong(make
     pair = await make_pair(acknowledge)
     stream_id, inbox = await pair.left._outbound.open(ASK, 1)
     pair.left._outbound.leave(stream_id)
-    pair.left._writer.write(encode_frame(FrameType.OPEN, 3, [bytes(8), b"\0\0\0\x01\xc1"]))
-    pair.left._protocol.open([], None)  # takes the number 3, as the frame made by hand did
+    pair.left._writer.write(encode_frame(FrameType.OPEN, 3, [bytes(8), b"\0\0\0\x01\xc1"], number=4))
+    pair.left._protocol.open([], None)  # takes the numbers that the frame made by hand did
     pair.left._outbound._inboxes[3] = inbox
     with pytest.raises(ProtocolError, match="not valid"):
         await inbox.get()

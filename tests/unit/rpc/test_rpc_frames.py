@@ -68,7 +68,7 @@ def test_another_version_is_refused_with_both_versions() -> None:
     [
         HEADER.pack(0, 0, 0, 0),
         HEADER.pack(0, 10, 0, 0),
-        HEADER.pack(0, FrameType.DATA, 2, 1),
+        HEADER.pack(0, FrameType.DATA, 4, 1),  # the second, before the first
         HEADER.pack(0, FrameType.CANCEL, 1, 1),
         HEADER.pack(0, FrameType.DATA, 1, 0),
         HEADER.pack(0, FrameType.CREDIT, 0, 0),

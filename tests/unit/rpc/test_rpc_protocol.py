@@ -70,11 +70,23 @@ def test_a_question_and_its_only_answer_are_one_frame_each(pair: Pair) -> None:
     assert pair.to_right(buffers) == [Opened(stream_id, 1.5, b"ask")]
     assert pair.right.send(stream_id, [b"ans", b"wer"]) == []
     answer = pair.right.end(stream_id)
-    assert answer == encode_frame(FrameType.DATA, stream_id, [b"ans", b"wer"], end=True)
+    assert answer == encode_frame(FrameType.DATA, stream_id, [b"ans", b"wer"], end=True, number=2)
     assert pair.to_left(answer) == [Received(stream_id, b"answer", True)]
     assert not pair.left.is_open(stream_id)
     assert not pair.right.is_open(stream_id)
     assert pair.right.take_held() == []
+
+
+@pytest.mark.parametrize("spoil", ["drop", "repeat", "swap"])
+@pytest.mark.parametrize("at", [0, 1, 125, 126, 127, 200])
+def test_a_frame_that_is_lost_or_repeated_or_moved_breaks_the_connection(pair: Pair, at: int, spoil: str) -> None:
+    frames = [join(pair.left.ping(bytes(8))) for _ in range(300)]
+    begun = [*frames[:at], *{"drop": [], "repeat": frames[at : at + 1] * 2, "swap": frames[at + 1 : at + 2]}[spoil]]
+    whole = at + 1 if spoil == "repeat" else at
+    *pings, broken = pair.to_right([*begun, *frames[at + 1 :]])
+    assert pings == [Pinged(bytes(8))] * whole
+    assert isinstance(broken, Broken)
+    assert "was due: some were lost, repeated or moved" in broken.error.message
 
 
 def test_answers_keep_their_order_when_they_are_released(pair: Pair) -> None:

@@ -55,8 +55,12 @@ class Stepper:
 
     def _compute(self, step: Step, rows: Sequence[Planned]) -> list[Outcome]:
         logits = self._engine.step([planned.row for planned in rows])
+        wanting = [planned.sequence for planned in rows if planned.row.wants_logits]
+        expected = (len(wanting), self._engine.capabilities.vocab_size)
+        if logits.shape != expected:
+            raise EngineFailed(f"the engine answered with logits of shape {logits.shape}, not {expected}")
         step.computed.set()
-        chosen = iter(_choose(logits, [planned.sequence for planned in rows if planned.row.wants_logits]))
+        chosen = iter(_choose(logits, wanting))
         return [next(chosen) if planned.row.wants_logits else None for planned in rows]
 
 

@@ -585,6 +585,19 @@ async def test_numbers_that_cannot_be_sampled_fail_their_request_alone(serve: Se
     assert len((await server.ask(PROMPT, max_tokens=3)).tokens) == 3
 
 
+@pytest.mark.parametrize("shape", [(1, 300), (2, 257), (257,)])
+async def test_logits_of_a_wrong_shape_are_a_failure_of_the_engine(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    server = serve()
+    with monkeypatch.context() as patch:
+        patch.setattr(server.engine, "step", lambda rows: np.zeros(shape, np.float32))
+        with pytest.raises(EngineFailed, match=r"logits of shape .*, not \(1, 257\)"):
+            await server.ask(PROMPT)
+    assert server.loop.healthy
+    assert len((await server.ask(PROMPT, max_tokens=3)).tokens) == 3
+
+
 async def test_penalties_that_leave_no_token_are_the_clients_fault(serve: Serve) -> None:
     server = serve()
 
