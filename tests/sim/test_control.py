@@ -185,6 +185,20 @@ def test_what_models_that_have_gone_measured_goes_with_them_however_many_there_w
     simulate(scenario())
 
 
+def test_a_new_version_is_served_as_the_live_one_but_for_what_is_given() -> None:
+    async def scenario() -> None:
+        async with world() as w:
+            settings = msgspec.structs.replace(FINE, balancing="round_robin", coalesce=True, quantized=True)
+            await w.control.load("m@1", settings, ALL)
+            other = msgspec.structs.replace(FINE, coalesce=False)
+            made = await w.control.load("m@2", other, ALL, given={"uri", "coalesce"})
+            assert (made.settings.balancing, made.settings.coalesce) == ("round_robin", False)
+            assert not made.settings.quantized  # what it is, it says itself
+            assert (await w.control.load("n", FINE, ALL)).settings.balancing == FINE.balancing
+
+    simulate(scenario())
+
+
 def test_a_model_is_found_at_once_when_it_is_loaded_and_not_before() -> None:
     async def scenario() -> None:
         async with world() as w:

@@ -156,11 +156,13 @@ class _Admin:
         await exchange.answer(200, _encode(self._overview.models()))
 
     async def load(self, exchange: Exchange) -> None:
-        body = parse(_LOAD, await exchange.read_body())
+        raw = await exchange.read_body()
+        body = parse(_LOAD, raw)
+        given = msgspec.json.decode(raw)["settings"].keys()
         name = body.name if body.version is None else f"{body.name}@{body.version}"
         if body.replicas is not None and body.workers:
             raise InvalidRequest("give replicas or workers, not both", param="replicas")
-        spec = await self._control.load(name, body.settings, Placement(body.workers, body.replicas))
+        spec = await self._control.load(name, body.settings, Placement(body.workers, body.replicas), given=given)
         await exchange.answer(201, _encode(self._overview.model(spec.id)))
 
     async def unload(self, exchange: Exchange) -> None:
@@ -197,5 +199,7 @@ class _Admin:
         request_id = RequestId(exchange.parameters["request"])
         found = self._decision(request_id)
         if not found:
-            raise NotFound(f"nothing is known of a request '{request_id[:128]}'; only the latest are remembered")
+            raise NotFound(
+                f"nothing is known of a request '{request_id[:128]}'; the latest that went to a worker are remembered"
+            )
         await exchange.answer(200, _encode(Decisions(request_id, found)))

@@ -23,11 +23,12 @@ from shoal.api.routing import SAFE_METHODS, Route, Routes
 from shoal.coordinator.jobs import Jobs
 from shoal.coordinator.keeper import Keeper
 from shoal.errors import MethodNotAllowed, ModelUnavailable, ShoalError
-from shoal.telemetry.tracing import Span, SpanKind, span
+from shoal.telemetry.tracing import NOTHING, Span, SpanKind, span
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_LIMITS = ApiLimits()
+UNTRACED = ("/health", "/metrics")  # asked every few seconds, for ever
 
 
 def build_app(
@@ -78,7 +79,9 @@ class App:
         return exchange
 
     async def _serve(self, exchange: Exchange) -> None:
-        with span(exchange.method, exchange.trace, kind=SpanKind.SERVER) as made:
+        probes = exchange.path.startswith(UNTRACED)
+        made = NOTHING if probes else span(exchange.method, exchange.trace, kind=SpanKind.SERVER)
+        with made:
             exchange.trace = made.trace
             try:
                 await self._handle(exchange, made)

@@ -23,6 +23,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     tokens: int = 0  # generated
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    message: str = ""  # what the server said, when it was no
 
     @property
     def latency(self) -> float:

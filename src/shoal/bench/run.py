@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -40,6 +40,9 @@ class Plan:
     warm_up: float = 2.0  # seconds whose requests do not count
     timeout: float = 120.0  # seconds for one request
     seed: int = 0
+
+
+MAX_MESSAGE: Final = 300  # characters of what a server says is wrong
 
 
 async def run(plan: Plan, progress: Callable[[float], None] = lambda _share: None) -> Run:
@@ -154,7 +157,7 @@ def _record(
     ended: float,
 ) -> Record:
     if status != 200:
-        return Record(due, sent, ended, str(status))
+        return Record(due, sent, ended, str(status), message=_said(bytes(connection.body)))
     try:
         return _read(scenario, sizes, connection, origin, due, sent, ended)
     except (msgspec.DecodeError, KeyError, IndexError, TypeError, AttributeError):
@@ -180,6 +183,15 @@ def _read(
         usage.get("prompt_tokens", 0),
         (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
     )
+
+
+def _said(body: bytes) -> str:
+    """The message of an error, in OpenAI's shape or the Open Inference Protocol's."""
+    try:
+        error = msgspec.json.decode(body)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)[:MAX_MESSAGE]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return body[:MAX_MESSAGE].decode(errors="replace")
 
 
 def _sized(sizes: Sizes, item: TraceItem | None) -> Sizes:

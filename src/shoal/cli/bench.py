@@ -120,6 +120,8 @@ def _print(done: Run, summary: Summary) -> None:
     console = Console()
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in summary.outcomes.items()) or "none"
     console.print(f"{done.scenario}, {done.load}: {summary.requests} requests ({outcomes})")
+    if said := next((record.message for record in done.records if record.message), ""):
+        console.print(f"the first that failed: {said}", markup=False)
     speed = f"{summary.requests_per_second:.1f} requests/s"
     console.print(f"{speed}, {summary.tokens_per_second:.1f} tokens/s" if summary.tokens_per_second else speed)
     table = Table("ms", "mean", "p50", "p90", "p95", "p99", "max", box=None)

@@ -99,14 +99,17 @@ def _layout(cpus: list[int], workers: int) -> Iterator[Finding]:
     """What ``shoal serve`` would give to each of its workers."""
     for number, grant in enumerate(plan_cores(cpus, workers), 1):
         spin = engine_environment(grant)["GOMP_SPINCOUNT"]
-        found = f"cores {_listed(grant.cpus)}, {grant.threads} threads an engine, spin count {spin}"
+        threads = "1 thread" if grant.threads == 1 else f"{grant.threads} threads"
+        found = f"on {_listed(grant.cpus)}: {threads} for each engine, spin count {spin}"
         advice = f"{workers} workers share {len(cpus)} cores: fewer workers are faster" if grant.shared else ""
         yield Finding(f"worker {number} of {workers}", found, advice)
 
 
 def _listed(cpus: tuple[int, ...]) -> str:
     adjacent = len(cpus) > 2 and cpus[-1] - cpus[0] == len(cpus) - 1
-    return f"{cpus[0]}-{cpus[-1]}" if adjacent else ", ".join(map(str, cpus))
+    if len(cpus) == 1:
+        return f"core {cpus[0]}"
+    return f"cores {cpus[0]} to {cpus[-1]}" if adjacent else f"cores {' and '.join(map(str, cpus))}"
 
 
 # -- the system

@@ -36,6 +36,7 @@ def address_option(command: F) -> F:
         default=DEFAULT_ADDRESS,
         show_default=True,
         envvar="SHOAL_ADDRESS",
+        show_envvar=True,
         metavar="HOST:PORT",
         help="A coordinator.",
     )(command)

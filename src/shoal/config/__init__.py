@@ -24,6 +24,7 @@ from shoal.config.models import (
     StepConfig,
     TensorConfig,
     parse_number,
+    served_as,
 )
 from shoal.config.sections import (
     CacheConfig,
@@ -78,6 +79,7 @@ __all__ = [
     "leaves",
     "load",
     "parse_number",
+    "served_as",
     "unknown_variables",
     "value_at",
     "variable",

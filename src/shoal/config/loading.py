@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -149,6 +149,8 @@ def _refusal(
     """Which value of which source is wrong, and what it may have been meant to be."""
     field, reason = located(error)
     source = "flag" if origins.get(field) == "flag" else f"file {file}" if file else "environment"
+    if allowed := _choices(field, reason):
+        reason += f"; it may be {', '.join(allowed)}"
     if (unknown := _UNKNOWN.search(reason)) and (near := _nearest(unknown["name"], _names(field))):
         reason += f"; did you mean `{near}`?"
     field = _with_model(field, tree)
@@ -167,15 +169,31 @@ def _with_model(field: str, tree: Mapping[str, Any]) -> str:
     return field
 
 
+def _type(path: str) -> Any:
+    """Of a section or a setting; None where there is none."""
+    found: Any = Config
+    for part in filter(None, path.replace("[...]", "[]").split(".")):
+        if not (isinstance(found, type) and issubclass(found, msgspec.Struct)):
+            return None
+        known = {field.name: field.type for field in msgspec.structs.fields(found)}
+        found = {"models[]": ModelConfig, "tenants[]": TenantConfig}.get(part) or known.get(part)
+    return found
+
+
 def _names(section: str) -> Sequence[str]:
     """What may stand in a section; nothing where it is not one of these settings."""
-    struct: Any = Config
-    for part in filter(None, section.replace("[...]", "[]").split(".")):
-        known = {field.name: field.type for field in msgspec.structs.fields(struct)}
-        struct = {"models[]": ModelConfig, "tenants[]": TenantConfig}.get(part) or known.get(part)
-        if not (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
-            return ()
-    return tuple(field.name for field in msgspec.structs.fields(struct))
+    struct = _type(section)
+    is_section = isinstance(struct, type) and issubclass(struct, msgspec.Struct)
+    return tuple(field.name for field in msgspec.structs.fields(struct)) if is_section else ()
+
+
+def _choices(path: str, reason: str) -> Sequence[str]:
+    """What a setting that is one of a few words may be, if that is what is wrong with it."""
+    if not reason.startswith("Invalid enum value"):
+        return ()
+    kind = _type(path)
+    bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return get_args(bare) if get_origin(bare) is Literal else ()
 
 
 def _put(tree: dict[str, Any], path: str, value: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -92,6 +92,10 @@ Balancing = Literal[
 ]
 
 
+#: What a version is, rather than how it is served: another version has its own.
+_OWN = frozenset({"uri", "aliases", "inputs", "outputs", "batchable", "quantized", "resources"})
+
+
 class ModelConfig(Section, frozen=True):
     """One version of a model. The name it is under is ``NAME``, or ``NAME@VERSION`` where there are several."""
 
@@ -114,3 +118,9 @@ class ModelConfig(Section, frozen=True):
     fallback: tuple[str, ...] = ()  # models to ask, in order, when this one is ready nowhere
     timeout: Seconds | None = None  # for a request without a deadline; None: the coordinator's
     limits: LimitConfig = LimitConfig()  # of all its requests together
+
+
+def served_as(earlier: ModelConfig, settings: ModelConfig, given: Collection[str]) -> ModelConfig:
+    """A new version's settings: where none is ``given``, it is served as the ``earlier`` version is."""
+    fields = {field.name for field in msgspec.structs.fields(ModelConfig)} - _OWN - set(given)
+    return msgspec.structs.replace(settings, **{name: getattr(earlier, name) for name in fields})

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from shoal.aio import Tasks
 from shoal.cluster import Drop, Have, choose, plan
-from shoal.config import ModelConfig
+from shoal.config import ModelConfig, served_as
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.in_flight import InFlight
 from shoal.coordinator.orders import Orders
@@ -73,13 +73,19 @@ class Control:
 
     # -- what an operator asks for
 
-    async def load(self, model_id: str, settings: ModelConfig, placement: Placement) -> ModelSpec:
-        """Have workers load a version; clients find it once all of them are ready.
+    async def load(
+        self, model_id: str, settings: ModelConfig, placement: Placement, *, given: Collection[str] = ()
+    ) -> ModelSpec:
+        """Have workers load a version; clients find it once all of them are ready. It is served as the live version of
+        its name is, but for those settings that are ``given``.
 
         What fails leaves everything as it was. It goes on when the caller is cancelled. Raises :class:`ShoalError`.
         """
         try:
             spec = make_spec(model_id, settings)
+            if (live := self._registry.live_version(spec.name)) is not None:
+                settings = served_as(live.settings, settings, given)
+                spec = make_spec(model_id, settings)
             for step in (*settings.preproc, *settings.postproc):
                 read_step(step)
         except ConfigError as error:

@@ -134,6 +134,8 @@ def describe_exit(code: int, tail: Sequence[str]) -> str:
             how = f"killed by signal {-code}"
     else:
         how = f"exited with code {code}"
+    if code == 0:
+        return how  # what it wrote last is no reason
     last = next((line for line in reversed(tail) if line.strip()), "")
     return f"{how}: {last}" if last else how
 

@@ -196,7 +196,7 @@ class Registry:
             raise ModelNotFound(f"alias '{name}' leads to '{wanted}', which no worker has told of yet", param="model")
         if name == DEFAULT_ALIAS and (default := self._default()):
             return default
-        raise ModelNotFound(f"there is no model '{name[:64]}'; {self._what_there_is()}", param="model")
+        raise ModelNotFound(f"there is no model '{name[:64]}'; {self._what_there_is(name)}", param="model")
 
     def get(self, model: ModelId) -> ModelSpec | None:
         return self._specs.get(model)
@@ -204,7 +204,7 @@ class Registry:
     def resolve_exactly(self, model: ModelId) -> ModelSpec:
         """Raises :class:`ModelNotFound`."""
         if model not in self._specs:
-            raise ModelNotFound(f"there is no model '{model}'; {self._what_there_is()}", param="model")
+            raise ModelNotFound(f"there is no model '{model}'; {self._what_there_is(str(model))}", param="model")
         return self._specs[model]
 
     def list(self) -> tuple[ModelSpec, ...]:
@@ -219,6 +219,11 @@ class Registry:
         """What replicas of this model are copies of: all of it, or each of its shards."""
         spec = self._specs.get(model)
         return (ModelPart(model),) if spec is None else spec.parts()
+
+    def live_version(self, name: ModelName) -> ModelSpec | None:
+        """The one that answers to the bare name."""
+        version = self._live.get(name)
+        return None if version is None else self._specs.get(ModelId(name, version))
 
     def is_live(self, model: ModelId) -> bool:
         return self._live.get(model.name) == model.version
@@ -305,9 +310,11 @@ class Registry:
         first = next(specs, None)
         return first and self._find(first.name)
 
-    def _what_there_is(self) -> str:
+    def _what_there_is(self, asked: str) -> str:
         if not self._specs:
             return "there are no models yet"
+        if others := [spec.version for spec in self._specs.values() if spec.name == asked.partition("@")[0]]:
+            return f"of '{asked.partition('@')[0]}' there are the versions {', '.join(others[:_NAMES_SHOWN])}"
         names = [*self._live, *self._aliases]
         if DEFAULT_ALIAS not in names and self._default():
             names.append(DEFAULT_ALIAS)

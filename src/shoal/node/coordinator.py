@@ -30,7 +30,7 @@ from shoal.coordinator.overview import Overview
 from shoal.coordinator.responses import Responses
 from shoal.coordinator.worker_states import WorkerStates
 from shoal.discovery import MemoryStore, Store, open_store
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, ModelNotFound
 from shoal.load_balancer import Health
 from shoal.model_registry import Registry, restored
 from shoal.node.models import configured_aliases, configured_models
@@ -139,6 +139,7 @@ class Coordinator:
 def open_registry(config: Config) -> tuple[Store, Registry]:
     """What was configured, and what was changed since, where that is kept. Raises :class:`ConfigError`."""
     configured = Registry(configured_models(config), configured_aliases(config))
+    _warn_of_fallbacks(configured)
     if not config.registry.url:
         return MemoryStore(), configured
     store = open_store(config.registry.url)
@@ -147,6 +148,17 @@ def open_registry(config: Config) -> tuple[Store, Registry]:
     except BaseException:
         store.close()
         raise
+
+
+def _warn_of_fallbacks(registry: Registry) -> None:
+    """A worker may tell of a model that no file names, so one that is not known now is no error."""
+    for spec in registry.list():
+        for name in spec.settings.fallback:
+            try:
+                registry.resolve(name)
+            except ModelNotFound as error:
+                extra = {"action": "fallback_unknown", "model": spec.name}
+                logger.warning("a fallback of '%s' is not known yet: %s", spec.id, error.message, extra=extra)
 
 
 class CoordinatorNode:

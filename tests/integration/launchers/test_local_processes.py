@@ -111,6 +111,7 @@ async def test_a_child_that_always_dies_is_given_up_with_its_reason(monkeypatch:
 
 def test_words_for_ends() -> None:
     assert describe_exit(-11, []) == "killed by SIGSEGV"
+    assert describe_exit(0, ["registered with a coordinator"]) == "exited with code 0"
     assert describe_exit(3, ["first", "second", " "]) == "exited with code 3: second"
 
 

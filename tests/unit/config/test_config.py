@@ -57,6 +57,11 @@ def test_models_come_from_the_file(file: Path) -> None:
         ("coordinator: {port: 70000}", r"shoal\.yaml: coordinator\.port: .*<= 65535"),
         ("coordinator: {prot: 1}", r"shoal\.yaml: coordinator: .*unknown field `prot`; did you mean `port`\?"),
         ("coordinater: {}", r"shoal\.yaml: .*unknown field `coordinater`; did you mean `coordinator`\?"),
+        (
+            "models: {fish: {balancing: roundrobin}}",
+            r"models\.fish\.balancing: Invalid enum value .*; it may be round_robin, least_connections, random",
+        ),
+        ("log: {level: loud}", r"log\.level: .*; it may be debug, info, warning, error"),
         ("models: {fish: {urri: x}}", r"unknown field `urri`; did you mean `uri`\?"),
         (
             "models: {crab: {uri: x}, fish: {batching: {max_wait: .inf}}, eel: {}}",

@@ -45,7 +45,7 @@ def test_names_and_aliases_lead_to_their_model(models: list[ModelSpec], asked: s
             "x",
             "there is no model 'x'; there are 'minilm', 'smollm2', 'embed', 'small', 'tiny', 'default'",
         ),
-        ([TENSOR], "minilm@", "there is no model 'minilm@'; there are 'minilm', 'embed'"),
+        ([TENSOR], "minilm@", "there is no model 'minilm@'; of 'minilm' there are the versions 1"),
         ([TENSOR], "default", "there is no model 'default'; there are 'minilm', 'embed'"),
         ([model(f"m{i}") for i in range(100)], "x", "'m19' and 81 more"),
         ([], "x" * 10_000, "there are no models yet"),
