@@ -30,7 +30,8 @@ from shoal.worker.generation.progress import NO_OBSERVER, Progress, StepObserver
 from shoal.worker.generation.sampler import Sampled
 from shoal.worker.generation.scheduler import Limits, Planned, Scheduler
 from shoal.worker.generation.sequence import TokenSequence
-from shoal.worker.generation.stepper import Outcome, Step, Stepper
+from shoal.worker.generation.soundness import SPOILED_STEPS, Soundness
+from shoal.worker.generation.stepper import NotFinite, Outcome, Step, Stepper
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ class GenerationLoop:
     """Generates for many requests at once. Owns the engine: closing it closes that.
 
     ``encode_prompt`` may be slow; it is called in threads of its own. Prompts share KV only under the same
-    ``cache_salt``. ``on_unhealthy`` is called once, with the reason, when the engine hangs or fails step after step:
-    everybody has then been answered, nothing more is taken, and the process is best ended.
+    ``cache_salt``. ``on_unhealthy`` is called once, with the reason, when the engine hangs, fails step after step or
+    computes nothing but NaN: everybody has then been answered, nothing more is taken, and the process is best ended.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class GenerationLoop:
         self._compiling: dict[Grammar, asyncio.Task[Constraint]] = {}
         self._step: Step | None = None  # that runs now
         self._failed_steps = 0
+        self._soundness = Soundness()
         self._parked = 0  # as it was last told
         self._arrival = asyncio.Event()
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -292,14 +294,17 @@ class GenerationLoop:
             self._fail(sequence, error())
 
     def _watch(self, step: Step, outcomes: list[Outcome]) -> None:
-        """Only what the engine itself could not do counts. Numbers that cannot be sampled may come of one prompt, which
-        its client could send again and again."""
+        """Raises :class:`_Broken` for an engine that can no more, whoever asks it."""
         if step.unwanted.is_set():
             return
         failed = not step.computed.is_set() and all(isinstance(outcome, EngineFailed) for outcome in outcomes)
         self._failed_steps = self._failed_steps + 1 if failed else 0
         if self._failed_steps == MAX_FAILED_STEPS:
             raise _Broken(f"the engine failed {MAX_FAILED_STEPS} steps in a row")
+        rows = zip(step.rows, outcomes, strict=True)
+        spoiled = (planned.sequence.prompt for planned, outcome in rows if isinstance(outcome, NotFinite))
+        if self._soundness.observe(spoiled, sound=any(isinstance(outcome, Sampled) for outcome in outcomes)):
+            raise _Broken(f"the engine computed nothing but NaN {SPOILED_STEPS} steps in a row")
 
     def _break(self, reason: str) -> None:
         logger.error("%s", reason, extra={"action": "engine_unhealthy"})

@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 Outcome = Sampled | ShoalError | None
 
 
+class NotFinite(EngineFailed):
+    """The model computed numbers from which no token can be chosen."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     rows: Sequence[Planned]
@@ -100,7 +104,7 @@ def _settle(sequence: TokenSequence, logits: Logits, sampled: Sampled | None) ->
 
 def _nothing_to_choose(sequence: TokenSequence, logits: Logits) -> ShoalError:
     if not np.isfinite(logits.max()):  # also where any of them is a NaN
-        return EngineFailed("the model computed numbers from which no token can be chosen")
+        return NotFinite()
     if sequence.constraint is not None:
         return InvalidRequest("the grammar leaves no token that may come next", param=sequence.constraint.param)
     return InvalidRequest("the penalties and biases leave no token that may come next")

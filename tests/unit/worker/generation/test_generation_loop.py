@@ -577,12 +577,29 @@ async def test_numbers_that_cannot_be_sampled_fail_their_request_alone(serve: Se
         logits[:] = math.nan
 
     server.engine.intervene = intervene
-    for _ in range(4):
+    for _ in range(6):
         with pytest.raises(EngineFailed, match="no token can be chosen"):
             await server.ask(PROMPT)
     server.engine.intervene = lambda rows, logits: None
     assert server.loop.healthy
     assert len((await server.ask(PROMPT, max_tokens=3)).tokens) == 3
+
+
+async def test_an_engine_that_computes_only_nan_for_everybody_is_reported_once(serve: Serve) -> None:
+    reports: list[str] = []
+    server = serve(on_unhealthy=reports.append)
+
+    def intervene(rows: Sequence[Row], logits: Logits) -> None:
+        logits[:] = math.nan
+
+    server.engine.intervene = intervene
+    for prompt in (PROMPT, PROMPT, "another"):
+        assert server.loop.healthy
+        with pytest.raises(EngineFailed, match="no token can be chosen"):
+            await server.ask(prompt)
+    with pytest.raises(ModelUnavailable):
+        await server.ask(PROMPT)
+    assert reports == ["the engine computed nothing but NaN 3 steps in a row"]
 
 
 @pytest.mark.parametrize("shape", [(1, 300), (2, 257), (257,)])
