@@ -21,7 +21,7 @@ STOP_TIMEOUT = 40.0
 KEPT = 20_000  # records of a log
 #: What says that somebody has noticed.
 NOTICED = {"worker_lost", "worker_suspected", "engine_died", "engine_unhealthy", "failover", "retry", "step_split"}
-NOTICED |= {"engine_failed", "response_cache_off"}
+NOTICED |= {"engine_failed", "engine_frozen", "response_cache_off"}
 
 
 class Process:

@@ -237,6 +237,7 @@ FAULTS = (
     Fault("SIGTERM of a worker", _signal_worker(signal.SIGTERM)),
     Fault("kill -9 of an engine", _signal_engine(signal.SIGKILL), within=KILLED),
     Fault("SIGSEGV of an engine", _signal_engine(signal.SIGSEGV), within=KILLED),
+    Fault("SIGSTOP of an engine for 5 s", _signal_engine(signal.SIGSTOP), _resume, lasts=5.0, within=SILENT),
     Fault("kernel out of memory", _run_out_of_memory, _remove_cgroup, 1.0, obedient=True, needs=_no_cgroup),
     Fault("engine's memory at its limit", _limit_memory, _forget, 1.0, obedient=True),
     Fault("engine raises once", _tell_engine("raise once"), obedient=True),

@@ -27,11 +27,11 @@ from shoal.telemetry import close_tracing, configure_tracing
 from shoal.telemetry.engine_metrics import EngineMetrics
 from shoal.telemetry.relay import Changes
 from shoal.types import ModelId
+from shoal.worker.freezing import HEARTBEAT
 from shoal.worker.loading import load_model
 from shoal.worker.runtime import ModelRuntime
 
-REPORT_INTERVAL = 0.25  # seconds between looks at the load; it is sent when it has changed,
-HEARTBEAT = 5.0  # and after so many seconds anyhow
+REPORT_INTERVAL = 0.25  # seconds between looks at the load; it is sent when it has changed, or with the heartbeat
 METRICS_INTERVAL = 1.0  # seconds
 PARTING = 2.0  # seconds for the last errors to go out when the engine is broken
 

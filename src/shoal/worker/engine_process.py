@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
+import psutil
 
 from shoal.aio import Tasks
 from shoal.clock import now
@@ -30,10 +31,11 @@ from shoal.messages import (
 )
 from shoal.rpc import Call, Connection, Hello, adopt
 from shoal.types import ModelKind, ModelState
+from shoal.worker.freezing import FreezeWatch
 
 logger = logging.getLogger(__name__)
 
-SILENCE = 60.0  # seconds without a report, until a loaded engine process counts as stuck
+SILENCE = 60.0  # seconds without a word, until a loaded engine process counts as stuck
 LOAD_TIMEOUT = 600.0  # seconds: a first load may convert weights
 
 
@@ -60,8 +62,8 @@ class EngineProcess:
         self._cpus = cpus
         self._environment = dict(environment or {})
         self._silence = silence
-        self._heard = 0.0  # when the process last said something
-        self._connection: Connection | None = None
+        self._connection: Connection | None = None  # while the model can be asked
+        self._sent = 0  # requests that it has
         self._load = Load()
         self._families: dict[str, MetricFamily] = {}
         self._changed: Callable[[], None] = lambda: None
@@ -79,16 +81,16 @@ class EngineProcess:
 
     async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk]:
         timeout = None if deadline is None else deadline - now()
-        with self._lost_is_a_reason():
-            async with self._ready().stream(request, timeout) as answers:
+        with self._asked() as connection:
+            async with connection.stream(request, timeout) as answers:
                 async for chunk in answers:
                     assert isinstance(chunk, Chunk)
                     yield chunk
 
     async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
         timeout = None if deadline is None else deadline - now()
-        with self._lost_is_a_reason():
-            async with self._ready().stream(request, timeout) as answers:
+        with self._asked() as connection:
+            async with connection.stream(request, timeout) as answers:
                 async for part in answers:
                     assert isinstance(part, Inferred)
                     yield part
@@ -105,11 +107,16 @@ class EngineProcess:
         return f"{self.info.state}: {self.info.reason}" if self.info.reason else str(self.info.state)
 
     @contextlib.contextmanager
-    def _lost_is_a_reason(self) -> Iterator[None]:
+    def _asked(self) -> Iterator[Connection]:
+        connection = self._ready()
+        self._sent += 1
         try:
-            yield
+            yield connection
         except WorkerLost as error:
-            raise EngineFailed(f"the engine process of model '{self.info.name}' ended while it ran") from error
+            how = "ended" if connection.is_closed else "was stopped"
+            raise EngineFailed(f"the engine process of model '{self.info.name}' {how} while it ran") from error
+        finally:
+            self._sent -= 1
 
     def _set(self, state: ModelState, reason: str = "") -> None:
         self.info = msgspec.structs.replace(self.info, state=state, reason=reason)
@@ -170,26 +177,48 @@ class EngineProcess:
         assert isinstance(info, ModelInfo)
         self._connection, self.info = connection, msgspec.structs.replace(info, shard=self._command.shard)
         self._changed()
-        return await self._end(process)
+        return await self._end(connection, process)
 
-    async def _end(self, process: ChildProcess) -> str:
+    async def _end(self, connection: Connection, process: ChildProcess) -> str:
         """How it ended; or that it is there but has fallen silent, as one that is stopped or stuck does."""
+        watch = FreezeWatch(probe=connection.ping, is_stopped=lambda: _is_stopped(process.pid))
         ended = self._tasks.start(process.wait(), name=f"wait for the engine of {self.info.name}")
         try:
-            self._heard = now()
-            while (left := self._heard + self._silence - now()) > 0:
-                await asyncio.wait([ended], timeout=left)
+            while now() - connection.heard < self._silence:
+                await asyncio.wait([ended], timeout=watch.pause)
                 if ended.done():
                     return str(ended.result())
+                self._freeze(connection, watch.look(self._sent, connection.heard, now()))
             return f"it said nothing for {self._silence:g} seconds"
         finally:
             ended.cancel()
 
+    def _freeze(self, connection: Connection, frozen: bool) -> None:
+        """Out of use, or back."""
+        if frozen is (self._connection is None) or connection.is_closed:
+            return
+        extra = {"action": "engine_frozen" if frozen else "engine_thawed", "model": self.info.name}
+        logger.warning("the engine of '%s' %s", self.info.name, "is frozen" if frozen else "speaks again", extra=extra)
+        self._connection = None if frozen else connection
+        if frozen:
+            self._set(ModelState.LOADING, "its engine process was stopped and does not answer")
+            connection.give_up_calls("it is frozen")  # whoever waits for it goes on elsewhere
+        else:
+            self._set(ModelState.READY)
+
     async def _handle(self, message: Message, call: Call) -> None:
-        self._heard = now()
         match message:
             case LoadReport():
-                self._load = message.load
-                self._changed()
+                if message.load != self._load:
+                    self._load = message.load
+                    self._changed()
             case MetricsReport():
                 self._families |= {family.name: family for family in message.families}
+
+
+def _is_stopped(pid: int) -> bool:
+    """As SIGSTOP does it: none of its threads runs."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.NoSuchProcess:
+        return False
