@@ -204,6 +204,10 @@ class Cluster:
         """What the engine in this process does from now on."""
         (self.folder / "switches" / str(pid)).write_text(does)
 
+    def switched(self) -> list[int]:
+        """The processes whose engines were told something."""
+        return [int(file.name) for file in (self.folder / "switches").iterdir()]
+
     def reset_switches(self) -> None:
         for file in (self.folder / "switches").iterdir():
             file.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ Act = Callable[[Cluster, random.Random], None]
 
 KILLED = 0.2  # seconds until the end of a process or a connection is noticed
 SILENT = 1.0  # and a process that is frozen, or cut off without a word
+ENDED = 30.0  # and an engine that is of no use has ended
 EAT = 64 * 2**20  # bytes an engine may still take before its memory is at an end
 CGROUP = Path("/sys/fs/cgroup/memory/shoal-faults")
 
@@ -75,6 +76,19 @@ def _tell_engine(does: str) -> Act:
 
 
 def _forget(cluster: Cluster, chance: random.Random) -> None:
+    cluster.reset_switches()
+
+
+def _ask_until_it_ends(cluster: Cluster, chance: random.Random) -> None:
+    """An engine that nobody gets an answer of ends itself, once it has been asked by a few."""
+    engines = cluster.switched()
+    deadline = time.monotonic() + ENDED
+    while any(map(psutil.pid_exists, engines)):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the engine did not end within {ENDED:g} s")
+        question = {"model": MODEL, "prompt": f"Are you well at {chance.random()}?", "max_tokens": 1}
+        cluster.change("POST", "/v1/completions", question)
+        time.sleep(0.05)
     cluster.reset_switches()
 
 
@@ -242,7 +256,7 @@ FAULTS = (
     Fault("engine's memory at its limit", _limit_memory, _forget, 1.0, obedient=True),
     Fault("engine raises once", _tell_engine("raise once"), obedient=True),
     Fault("engine raises each time", _tell_engine("raise"), _forget, 2.0, obedient=True),
-    Fault("engine computes NaN", _tell_engine("nan"), _forget, 2.0, obedient=True),
+    Fault("engine computes NaN", _tell_engine("nan"), _ask_until_it_ends, obedient=True),
     Fault("engine answers in a wrong shape", _tell_engine("shape"), _forget, 2.0, obedient=True),
     Fault("engine hangs in a step", _tell_engine("hang"), obedient=True, long=True),
     Fault("engine is slow: 1.5 s a step", _tell_engine("slow"), _forget, 5.0, quiet=True, obedient=True),
