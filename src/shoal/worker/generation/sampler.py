@@ -21,6 +21,8 @@ Scores = npt.NDArray[np.float64]  # one a token
 Allowed = npt.NDArray[np.bool_]  # one a token
 Indices = npt.NDArray[np.intp]
 
+RUN = 256  # tokens of a vocabulary that are looked at as one
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:
@@ -76,6 +78,7 @@ def _choose(logits: Logits, best: TokenId, draw: Draw) -> TokenId | None:
     if sampling.temperature == 0:
         return best
     position = len(draw.prompt) + len(draw.output)
+    scores -= scores[best]
     return _draw(scores, sampling, uniform(sampling.seed or 0, position))
 
 
@@ -100,11 +103,12 @@ def _modify(scores: Scores, draw: Draw) -> None:
 
 
 def _draw(scores: Scores, sampling: Sampling, at: float) -> TokenId:
-    """Inverse of the distribution function at ``at``, the tokens in the order of their ids. Spends ``scores``."""
+    """Inverse of the distribution function at ``at``, the tokens in the order of their ids. Spends ``scores``, of which
+    the greatest is 0."""
     weights = scores  # in place: memory for a whole vocabulary costs more than the arithmetic
-    weights -= scores.max()
-    with np.errstate(over="ignore"):  # a tiny temperature makes a weight zero, as it should
-        weights /= sampling.temperature
+    if sampling.temperature != 1:
+        with np.errstate(over="ignore"):  # a tiny temperature makes a weight zero, as it should
+            weights /= sampling.temperature
     np.exp(weights, out=weights)
     tokens: Indices | None = None
     for cut in _cuts(sampling):
@@ -140,22 +144,30 @@ def _largest(values: npt.NDArray[np.floating], count: int) -> Indices:
     """Indices of the ``count`` greatest values, best first."""
     if count <= 0:
         return np.empty(0, np.intp)
-    bound = np.partition(values, -count)[-count]
+    bound = _bound(values, count)
     candidates = np.flatnonzero(values >= bound)  # in order of index, and the sort is stable: ties go to the lowest
     return candidates[np.argsort(-values[candidates], kind="stable")][:count]
 
 
+def _bound(values: npt.NDArray[np.floating], count: int) -> np.floating:
+    """No more than the greatest ``count`` of the values, and close to it: to order all of a vocabulary takes long."""
+    # The maxima of runs are values themselves, so that at least ``count`` of all are as great as that many of them.
+    maxima = np.maximum.reduceat(values, np.arange(0, len(values), RUN))
+    few = maxima if count <= len(maxima) else values
+    bound: np.floating = np.partition(few, -count)[-count]
+    return bound
+
+
 def _invert(weights: Scores, at: float) -> int:
-    # In two levels: summing runs of 256 and then one run is a tenth of the work of summing up a whole vocabulary.
-    run = 256
-    ends = np.add.reduceat(weights, np.arange(0, len(weights), run)).cumsum()
+    # In two levels: summing runs and then one run is a tenth of the work of summing up a whole vocabulary.
+    ends = np.add.reduceat(weights, np.arange(0, len(weights), RUN)).cumsum()
     target = min(at * ends[-1], np.nextafter(ends[-1], 0))
     index = int(np.searchsorted(ends, target, side="right"))
     below = ends[index - 1] if index else 0.0
-    inside = weights[index * run : (index + 1) * run].cumsum()
+    inside = weights[index * RUN : (index + 1) * RUN].cumsum()
     # Rounding may leave the run's own sum a hair below its end; a token without weight is never taken.
     offset = int(np.searchsorted(inside, min(target - below, np.nextafter(inside[-1], 0)), side="right"))
-    return index * run + offset
+    return index * RUN + offset
 
 
 def _with_logprobs(logits: Logits, token: TokenId, count: int) -> Sampled:

@@ -114,6 +114,16 @@ def test_what_a_cut_leaves_stays_in_the_order_of_ids(monkeypatch: pytest.MonkeyP
     assert one(np.array([0, 2, 2.5, 3], np.float32), **cut) == 1
 
 
+@pytest.mark.parametrize("size", [5, 256, 257, 3000])
+@pytest.mark.parametrize("count", [1, 5, 12, 13, 300])
+@pytest.mark.parametrize("different", [1, 9, 10**6])
+def test_the_likeliest_are_those_that_a_whole_sort_gives(size: int, count: int, different: int) -> None:
+    logits = np.random.default_rng(size).integers(different, size=(1, size)).astype(np.float32)
+    [sampled] = sample(logits, [Draw(Sampling(logprobs=count), (0,), ())])
+    assert sampled is not None
+    assert [token for token, _ in sampled.top] == np.argsort(-logits[0], kind="stable")[:count].tolist()
+
+
 def test_greedy_takes_the_likeliest_and_of_equals_the_first() -> None:
     assert one(np.array([1, 5, 5, 2], np.float32), temperature=0.0) == 1
     assert one(np.array([1, 5, 5, 2], np.float32), temperature=0.0, logit_bias={3: 3.0}) == 1
