@@ -14,18 +14,16 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 from shoal.aio import Tasks
 from shoal.clock import now
 from shoal.engines.base import LanguageEngine
 from shoal.errors import DeadlineExceeded, EngineFailed, ModelUnavailable, ShoalError
 from shoal.messages import Chunk, Generate, Load
-from shoal.types import FinishReason, Grammar
+from shoal.types import FinishReason
 from shoal.worker.generation.answer import Answer
-from shoal.worker.generation.constraint import Constraint
-from shoal.worker.generation.offload import Offload
-from shoal.worker.generation.prepare import EncodePrompt, Preparer, is_long
+from shoal.worker.generation.intake import Intake
+from shoal.worker.generation.prepare import EncodePrompt, Preparer
 from shoal.worker.generation.progress import NO_OBSERVER, Progress, StepObserver
 from shoal.worker.generation.sampler import Sampled
 from shoal.worker.generation.scheduler import Limits, Planned, Scheduler
@@ -37,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_LIMITS = Limits()
 MAX_FAILED_STEPS = 3  # in a row, until the engine counts as broken
-MAX_COMPILING = 16  # grammars, those that wait for a thread with them
-MAX_LONG = 8  # prompts, those that wait for the thread with them
 CLOSE_TIMEOUT = 10.0  # seconds for the last step to end
 
 
@@ -77,22 +73,16 @@ class GenerationLoop:
         self._observer = observer
         self._step_seconds = limits.step_seconds
         self._scheduler = Scheduler(engine.capabilities, limits)
-        self._preparer = Preparer(engine, encode_prompt, cache_salt)
+        self._intake = Intake(Preparer(engine, encode_prompt, cache_salt))
         self._stepper = Stepper(engine)
         self._on_unhealthy = on_unhealthy
         self._answers: dict[TokenSequence, Answer] = {}  # that somebody still waits for
-        self._preparing = 0
-        self._compiling: dict[Grammar, asyncio.Task[Constraint]] = {}
         self._step: Step | None = None  # that runs now
         self._failed_steps = 0
         self._soundness = Soundness()
         self._parked = 0  # as it was last told
         self._arrival = asyncio.Event()
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._prepare_threads = Offload(2, "prepare")
-        # Of their own: nobody waits for the grammars and the long prompts of others.
-        self._grammar_threads = Offload(2, "grammar", most=MAX_COMPILING)
-        self._long_threads = Offload(1, "long prompt", most=MAX_LONG)
         self._tasks = Tasks()
         self._closed = False
         self.healthy = True
@@ -103,8 +93,8 @@ class GenerationLoop:
     def load(self) -> Load:
         pool = self._scheduler.pool
         return Load(
-            in_flight=len(self._answers) + self._preparing,
-            waiting=len(self._scheduler.waiting) + self._preparing,
+            in_flight=len(self._answers) + self._intake.count,
+            waiting=len(self._scheduler.waiting) + self._intake.count,
             kv_used=pool.held / pool.num_blocks,
         )
 
@@ -136,32 +126,8 @@ class GenerationLoop:
 
     async def _prepare(self, request: Generate) -> Answer:
         self._check_open()
-        self._scheduler.check_room(self._preparing)
-        self._preparer.check(request)
-        self._preparing += 1
-        try:
-            constraint = None if request.grammar is None else await self._compile(request.grammar)
-            threads = self._long_threads if is_long(request.prompt) else self._prepare_threads
-            return await threads.run(partial(self._preparer.prepare, request, constraint))
-        finally:
-            self._preparing -= 1
-
-    async def _compile(self, grammar: Grammar) -> Constraint:
-        known = self._preparer.known(grammar)
-        if known is not None:
-            return known
-        task = self._compiling.get(grammar)
-        if task is None:
-            work = self._grammar_threads.run(partial(self._preparer.compile, grammar))
-            task = self._compiling[grammar] = asyncio.create_task(work)
-            task.add_done_callback(partial(self._compiled, grammar))
-        # The generations of one request have the same grammar: it is compiled once, whoever of them leaves.
-        return (await asyncio.shield(task)).fork()
-
-    def _compiled(self, grammar: Grammar, task: asyncio.Task[Constraint]) -> None:
-        del self._compiling[grammar]
-        if not task.cancelled():
-            task.exception()  # whoever would have taken it may have left
+        self._scheduler.check_room(self._intake.count)
+        return await self._intake.prepare(request)
 
     def _submit(self, answer: Answer, deadline: float | None) -> None:
         self._check_open()
@@ -325,8 +291,7 @@ class GenerationLoop:
         self._fail_all(lambda: ModelUnavailable("the model is being unloaded"))
         if self._step is not None:
             self._stepper.interrupt(self._step)
-        for threads in (self._prepare_threads, self._grammar_threads, self._long_threads):
-            threads.close()
+        self._intake.close()
         closing = asyncio.get_running_loop().run_in_executor(self._engine_thread, self._engine.close)
         self._engine_thread.shutdown(wait=False)
         try:

@@ -23,7 +23,7 @@ from shoal.messages import Chunk, Generate, Load
 from shoal.types import FinishReason, Grammar, ModelName, RequestId, Sampling, TextPrompt, Usage
 from shoal.worker.generation import Limits
 from shoal.worker.generation.constraint import Constraint, GrammarCompiler
-from shoal.worker.generation.loop import MAX_COMPILING, MAX_LONG
+from shoal.worker.generation.intake import MAX_COMPILING, MAX_LONG
 from shoal.worker.generation.prepare import LONG, PIECE
 
 Serve = Callable[..., Any]
