@@ -27,6 +27,7 @@ Receive = Callable[[], Awaitable[AsgiMessage]]
 Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 Header = tuple[bytes, bytes]
 AtOnce = Callable[[int, Sequence[Header], bytes], bool]
+WhenGone = Callable[[Callable[[], None] | None], bool]
 R = TypeVar("R", Generate, Infer)
 
 JSON = b"application/json"
@@ -37,6 +38,8 @@ NO_CONTENT = 204
 WHOLE = "shoal.whole"
 #: Another: what this calls with status, headers and body sends the answer, or says False and has done nothing.
 AT_ONCE = "shoal.at_once"
+#: Another: it calls what it is given once the client goes away, until it is given None; False: the client has gone.
+WHEN_GONE = "shoal.when_gone"
 LINGER = 5.0  # seconds to take and drop the rest of a body whose answer is already known
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
@@ -81,6 +84,7 @@ class Exchange:
         extensions: Mapping[str, Any] = scope.get("extensions", {})
         self.keeps_whole: bool = WHOLE in extensions
         self._at_once: AtOnce | None = extensions.get(AT_ONCE)
+        self._when_gone: WhenGone | None = extensions.get(WHEN_GONE)
         self.status = 0  # that was answered; 0: none yet
         self.error: ShoalError | None = None  # that was answered
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -189,7 +193,7 @@ class Exchange:
 
     def client_watch(self) -> ClientWatch:
         """Guards a block that works for the client; enter it after the body was read."""
-        return ClientWatch(self._receive)
+        return ClientWatch(self._receive, self._when_gone)
 
     async def answer(
         self,

@@ -6,13 +6,13 @@ import asyncio
 import functools
 import http
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from shoal.api.asgi import AT_ONCE, JSON, LINGER, Header
+from shoal.api.asgi import AT_ONCE, JSON, LINGER, WHEN_GONE, Header
 from shoal.api.errors import error_body, retry_headers
 from shoal.errors import HeadersTooLarge, InvalidRequest, MethodNotAllowed, ShoalError
 
@@ -31,6 +31,7 @@ class Http(HttpToolsProtocol):
     _read = 0  # bytes that came last
     _framing = 0  # bytes that came and were neither a whole head nor any of a body
     _refused = False
+    _gone: Callable[[], None] | None = None  # to be called when the client goes away
 
     @property
     def is_idle(self) -> bool:
@@ -67,6 +68,8 @@ class Http(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._headers_ended()
         super().connection_lost(exc)
+        if self._gone is not None:
+            self._gone()
 
     # -- from the parser
 
@@ -88,7 +91,7 @@ class Http(HttpToolsProtocol):
         self._unset_keepalive_if_required()  # an answer to the request before may have ended meanwhile
         super().on_headers_complete()
         answer = functools.partial(_answer_at_once, self.cycle)
-        self.cycle.scope["extensions"] = {AT_ONCE: cast(Any, answer)}
+        self.cycle.scope["extensions"] = {AT_ONCE: cast(Any, answer), WHEN_GONE: cast(Any, self._call_when_gone)}
 
     def on_body(self, body: bytes) -> None:
         self._framing = 0
@@ -97,6 +100,12 @@ class Http(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
             super().on_message_complete()
+
+    def _call_when_gone(self, gone: Callable[[], None] | None) -> bool:
+        """Requests of one connection are answered one after another, so there is never more than one to tell."""
+        is_here = not self.transport.is_closing()
+        self._gone = gone if is_here else None
+        return is_here
 
     # -- rules
 

@@ -74,9 +74,15 @@ class Member:
         return Place(self)
 
     def changed_by(self, requests: int) -> None:
+        had_room = self.in_flight < self.capacity
         self.sent += requests
         self.in_flight += requests
-        self.changed()
+        if had_room is not (self.in_flight < self.capacity):
+            self.changed()
+            return
+        for replica in self.replicas.values():
+            if replica.pool is not None:
+                replica.pool.loaded(replica)
 
     def changed(self) -> None:
         """Tell those who balance over its replicas."""

@@ -36,7 +36,7 @@ class HealthLimits:
         return min(self.longest_ejection, self.first_ejection * 2.0 ** min(count - 1, 64))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Attempt:
     """One request on its way to a worker, returned by :meth:`Health.begin`."""
 

@@ -24,6 +24,9 @@ class Policy(ABC):
     def put(self, replica: Replica) -> None:
         """It can take requests, or its load or share has changed."""
 
+    def loaded(self, replica: Replica) -> None:
+        """Its load alone has changed. Twice for each request, so who minds should put off what that means."""
+
     @abstractmethod
     def discard(self, replica: Replica) -> None:
         """It can take none. Harmless when it is not there."""
@@ -87,6 +90,25 @@ class LeastConnections(_Turns):
     """
 
     name = "least_connections"
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(chance)
+        self._stale: dict[Replica, None] = {}  # whose load has changed since they were ranked
+
+    def loaded(self, replica: Replica) -> None:
+        self._stale[replica] = None
+
+    def choose(self, now: float, excluded: Container[WorkerId] = ()) -> Replica | None:
+        if self._stale:
+            for replica in self._stale:
+                if replica in self._ranking:
+                    self._ranking.put(replica, self._key(replica))
+            self._stale.clear()
+        return super().choose(now, excluded)
+
+    def discard(self, replica: Replica) -> None:
+        self._stale.pop(replica, None)
+        super().discard(replica)
 
     def put(self, replica: Replica) -> None:
         if replica not in self._ranking:

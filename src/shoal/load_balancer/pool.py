@@ -104,6 +104,11 @@ class Pool:
         self._seat(replica)
         self._count(replica)
 
+    def loaded(self, replica: Replica) -> None:
+        """Its worker has more requests or fewer, and room as before."""
+        if self._policies:
+            (self._policy(replica) if self.zone else self._policies[0]).loaded(replica)
+
     def unsettled(self, replica: Replica) -> None:
         """Its share will change with time."""
         self._growing[replica] = None
@@ -145,7 +150,8 @@ class Pool:
         """
         if balancing != self._balancing:
             self._balance_by(balancing)
-        self._tend(health, now, _TENDED)
+        if self._growing or self._parked:
+            self._tend(health, now, _TENDED)
         choice = self._choose(health, now, excluded)
         if choice is None and len(self._parked) > _TENDED:
             self._tend(health, now, len(self._parked))

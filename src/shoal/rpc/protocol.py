@@ -79,6 +79,7 @@ class WireProtocol:
         self._reader = FrameReader(hello.max_frame, unfinished)
         self._number = 0  # of the last frame that went out
         self._parity = 1 if dials else 0
+        self._moves = tuple(STREAM[self._side(parity), StreamState.OPEN] for parity in (0, 1))  # of an open stream
         self._next = {Side.OURS: 2 - self._parity, Side.THEIRS: 1 + self._parity}
 
     # -- coming in
@@ -319,19 +320,27 @@ class WireProtocol:
 
     def _move(self, stream_id: int, move: Move) -> _Stream | None:
         """Make one move. Returns None where the move crossed the end of its stream and means nothing any more."""
-        side = self._side(stream_id)
         stream = self._streams.get(stream_id)
-        if stream is not None:
-            state = StreamState.OPEN
-        else:
-            state = StreamState.CLOSED if _is_before(stream_id, self._next[side]) else StreamState.IDLE
-        after = STREAM[side, state].get(move)
+        if stream is None:
+            self._check_move(stream_id, move)
+            return None
+        after = self._moves[stream_id & 1].get(move)
         if after is None:
-            kind = ProtocolError if move >= Move.RECEIVE_OPEN else LocalProtocolError
-            raise kind(f"{move.name} on stream {stream_id} of {side.name}, which is {state.name}")
+            raise self._illegal(stream_id, move, StreamState.OPEN)
         if after is StreamState.CLOSED:
-            self._streams.pop(stream_id, None)
+            del self._streams[stream_id]
         return stream
+
+    def _check_move(self, stream_id: int, move: Move) -> None:
+        """Of a stream that is not open."""
+        side = self._side(stream_id)
+        state = StreamState.CLOSED if _is_before(stream_id, self._next[side]) else StreamState.IDLE
+        if move not in STREAM[side, state]:
+            raise self._illegal(stream_id, move, state)
+
+    def _illegal(self, stream_id: int, move: Move, state: StreamState) -> Exception:
+        kind = ProtocolError if move >= Move.RECEIVE_OPEN else LocalProtocolError
+        return kind(f"{move.name} on stream {stream_id} of {self._side(stream_id).name}, which is {state.name}")
 
     def _check_open(self) -> None:
         if self.state is not ConnectionState.OPEN:
