@@ -97,8 +97,9 @@ class App:
             if exchange.method not in SAFE_METHODS:
                 check_page(exchange)
             route, exchange.parameters = self._routes.find(exchange.method, exchange.path)
-            made.rename(f"{exchange.method} {route.path}")
-            made.set("shoal.request_id", exchange.request_id)
+            if made.is_recorded:
+                made.rename(f"{exchange.method} {route.path}")
+                made.set("shoal.request_id", exchange.request_id)
             await route.handler(exchange)
         except MethodNotAllowed as error:
             allowed = ", ".join(self._routes.allowed(exchange.path))

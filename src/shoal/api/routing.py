@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ Handler = Callable[[Exchange], Awaitable[None]]
 
 SAFE_METHODS: Final = ("GET", "HEAD")  # they make nobody work: web pages of other sites may use them
 PARAMETER: Final = re.compile(r"\{(?P<name>\w+)(?P<rest>\*?)\}")
+_KEPT: Final = 1024  # paths that came last are not matched again
+_KEPT_LENGTH: Final = 256  # characters
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -35,6 +38,9 @@ class Route:
     computes: bool = False
 
 
+_Found = tuple[Mapping[str, Route], Mapping[str, str]]
+
+
 class _Template(NamedTuple):
     begins: str  # what comes before the first parameter
     pattern: re.Pattern[str]
@@ -52,6 +58,7 @@ class Routes:
         self._exact: dict[str, dict[str, Route]] = {}
         templates: dict[str, dict[str, Route]] = {}
         self._absent = absent
+        self._known = functools.lru_cache(_KEPT)(self._match_template)  # most clients ask for a few models
         for route in routes:
             table = templates if "{" in route.path else self._exact
             table.setdefault(route.path, {})[route.method] = route
@@ -74,10 +81,13 @@ class Routes:
         """The methods that ``path`` answers to."""
         return list(self._match(path)[0])
 
-    def _match(self, path: str) -> tuple[Mapping[str, Route], Mapping[str, str]]:
+    def _match(self, path: str) -> _Found:
         """By method."""
         if path in self._exact:
             return self._exact[path], _NOTHING
+        return self._known(path) if len(path) <= _KEPT_LENGTH else self._match_template(path)
+
+    def _match_template(self, path: str) -> _Found:
         for template in self._templates:
             if path.startswith(template.begins) and (found := template.pattern.fullmatch(path)):
                 return template.methods, found.groupdict()

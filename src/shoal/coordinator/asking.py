@@ -14,7 +14,7 @@ from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
 from shoal.router import RoutingDecision
 from shoal.rpc import Connection
 from shoal.telemetry.genai import caused
-from shoal.telemetry.tracing import Span, SpanKind, span
+from shoal.telemetry.tracing import NOTHING, Span, SpanKind, span
 from shoal.types import ModelPart
 
 
@@ -119,5 +119,7 @@ def _outcome(error: ShoalError) -> Outcome:
 
 
 def _span(request: Generate | Infer, decision: RoutingDecision) -> Span:
+    if not request.trace:  # what it would belong to is recorded by nobody
+        return NOTHING
     attributes = {"shoal.worker": decision.worker_id, "shoal.policy": decision.policy, "shoal.reason": decision.reason}
     return span(f"ask {decision.worker_id}", request.trace, kind=SpanKind.CLIENT, attributes=attributes)

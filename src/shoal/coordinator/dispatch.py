@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -120,11 +120,11 @@ class Dispatcher:
 
     # -- one model
 
-    async def _infer_by(self, spec: ModelSpec, request: Infer, journey: Journey, suspects: bool) -> Inferred:
+    def _infer_by(self, spec: ModelSpec, request: Infer, journey: Journey, suspects: bool) -> Awaitable[Inferred]:
         request, parts = _scattered(_to(spec, request, journey), spec)
         if parts:
-            return await self._gathered(spec, request, parts, journey, suspects)
-        return await self._sender.infer(request, spec, journey, suspects=suspects)
+            return self._gathered(spec, request, parts, journey, suspects)
+        return self._sender.infer(request, spec, journey, suspects=suspects)
 
     async def _by(
         self, spec: ModelSpec, request: Generate | Infer, journey: Journey, suspects: bool

@@ -50,7 +50,7 @@ class Sender:
         """
         attempts = self._attempts(request, spec, journey, suspects)
         while True:
-            decision = await self._next(attempts)
+            decision = self._now(attempts) or await self._later(attempts)
             try:
                 if (hedging := self._hedges.of(spec)) is None:
                     return await self._answer(decision, attempts)
@@ -65,7 +65,7 @@ class Sender:
         """The same in parts. An answer that has begun goes on with another worker, if it can."""
         attempts = self._attempts(request, spec, journey, suspects)
         while True:
-            decision = await self._next(attempts)
+            decision = self._now(attempts) or await self._later(attempts)
             try:
                 async with aclosing(self._answers(decision, attempts)) as answers:
                     async for answer in answers:
@@ -109,19 +109,24 @@ class Sender:
                         return
             raise EngineFailed(f"worker {decision.worker_id} ended the answer before its end")
 
-    async def _next(self, attempts: Attempts) -> RoutingDecision:
-        """Where to send it next. A request that lost its worker waits for one that is free, or comes back; so does
-        one whose turn it was, when other models took the worker's last place meanwhile."""
+    def _now(self, attempts: Attempts) -> RoutingDecision | None:
+        """Where to send it next; None for a request that lost its worker and waits, or whose turn it was when other
+        models took the worker's last place. Raises :class:`ShoalError`."""
+        try:
+            decision = self._route(attempts)
+        except ShoalError as error:
+            attempts.none_to_ask(error, now())
+            return None
+        if attempts.failure is not None:
+            self._going_on(attempts.request, decision, *attempts.failure, begun=attempts.begun)
+        return decision
+
+    async def _later(self, attempts: Attempts) -> RoutingDecision:
+        """The same, once there is a worker that is free or has come back."""
         while True:
-            try:
-                decision = self._route(attempts)
-            except ShoalError as error:
-                attempts.none_to_ask(error, now())
-                await asyncio.sleep(LOOK_AGAIN)
-                continue
-            if attempts.failure is not None:
-                self._going_on(attempts.request, decision, *attempts.failure, begun=attempts.begun)
-            return decision
+            await asyncio.sleep(LOOK_AGAIN)
+            if (decision := self._now(attempts)) is not None:
+                return decision
 
     def _route(self, attempts: Attempts) -> RoutingDecision:
         request, spec, part, journey = attempts.request, attempts.spec, attempts.part, attempts.journey

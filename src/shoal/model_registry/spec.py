@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -50,7 +51,7 @@ class Engine(StrEnum):
     OPENAI = "openai"
 
 
-class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One version of a model."""
 
     name: ModelName
@@ -64,7 +65,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     batchable: bool | None = None  # may several requests share a run? None: not known before it is loaded
     context_length: int = 0  # tokens; 0: not known before it is loaded, or a tensor model
 
-    @property
+    @cached_property
     def id(self) -> ModelId:
         return ModelId(self.name, self.version)
 

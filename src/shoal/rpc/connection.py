@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
 from shoal.errors import DeadlineExceeded, ProtocolError, ShoalError, WorkerLost
@@ -132,10 +132,10 @@ class Connection(asyncio.Protocol):
                 raise ProtocolError(f"{self.name} gave {number} to a call")
             return answer
 
-    async def first(self, message: Request, timeout: float | None) -> Answer | None:
+    def first(self, message: Request, timeout: float | None) -> Awaitable[Answer | None]:
         """Ask, and take the first answer; None: it ended without any. What comes behind it is not wanted, so who wants
         no more than one has it here for less than as a stream. Raises as :meth:`call` does."""
-        return await self._outbound.first(message, timeout)
+        return self._outbound.first(message, timeout)
 
     def stream(self, message: Request, timeout: float | None) -> Answers:
         """Ask for any number of answers: ``async with connection.stream(…) as answers: async for …``.

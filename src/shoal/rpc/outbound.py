@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -72,13 +72,17 @@ class Outbound:
         return len(self._inboxes)
 
     async def open(self, message: Request, timeout: float | None) -> tuple[int, Inbox]:
-        stream_id = await self._ask(message, timeout)
+        buffers = serialize(message)
+        left = await self._room(timeout) if self._writer.is_full else timeout
+        stream_id = self._ask(buffers, left, timeout)
         inbox = Inbox(self._protocol.hello.credit, lambda count: self._grant(stream_id, count))
         self._inboxes[stream_id] = inbox
         return stream_id, inbox
 
     async def first(self, message: Request, timeout: float | None) -> Answer | None:
-        stream_id = await self._ask(message, timeout)
+        buffers = serialize(message)
+        left = await self._room(timeout) if self._writer.is_full else timeout
+        stream_id = self._ask(buffers, left, timeout)
         inbox = self._inboxes[stream_id] = First(self._loop.create_future())
         try:
             payload = await inbox.get()
@@ -86,19 +90,20 @@ class Outbound:
             self.leave(stream_id)
         return _read(payload)
 
-    async def _ask(self, message: Request, timeout: float | None) -> int:
+    async def _room(self, timeout: float | None) -> float | None:
+        """Wait until the transport takes more. Returns what that has left of ``timeout``, in seconds."""
+        began = self._loop.time()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._writer.has_room()
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the request could not be sent within {timeout} s") from error
+        return None if timeout is None else timeout - (self._loop.time() - began)
+
+    def _ask(self, buffers: Sequence[Buffer], left: float | None, timeout: float | None) -> int:
         """The stream that the message has opened. The caller reads it from now on."""
-        buffers = serialize(message)
-        deadline = None if timeout is None else self._loop.time() + timeout
-        if self._writer.is_full:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._writer.has_room()
-            except TimeoutError as error:
-                raise DeadlineExceeded(f"the request could not be sent within {timeout} s") from error
         if (error_of_loss := self._lost()) is not None:
             raise error_of_loss
-        left = None if deadline is None else deadline - self._loop.time()
         if left is not None and left <= 0:
             raise DeadlineExceeded(f"a timeout of {timeout} s leaves no time for the request")
         stream_id, frames = self._protocol.open(buffers, left)

@@ -26,6 +26,8 @@ def operation(request: Generate | Infer) -> str:
 
 def describe(span: Span, request: Generate | Infer, model: ModelId) -> None:
     """What was asked, of which model."""
+    if not span.is_recorded:
+        return
     span.set("gen_ai.operation.name", operation(request))
     span.set("gen_ai.request.model", request.model)
     span.set("gen_ai.response.model", str(model))

@@ -36,10 +36,11 @@ class Span:
     Either a context manager, and an error that leaves the block is the span's; or whoever has it ends it.
     """
 
-    __slots__ = ("_span", "trace")
+    __slots__ = ("_span", "is_recorded", "trace")
 
     def __init__(self, span: trace.Span | None, trace: str) -> None:
         self._span = span
+        self.is_recorded = span is not None
         self.trace = trace
 
     def __enter__(self) -> Self:
