@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+import types
+from collections.abc import Coroutine, Generator
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Tasks:
@@ -60,10 +63,6 @@ class Guard:
         self._block = block
         self._cancelling = block.cancelling()
 
-    @property
-    def interrupted(self) -> bool:
-        return self._error is not None
-
     def interrupt(self, error: Exception) -> None:
         self._error = error
         self._block.cancel()
@@ -78,13 +77,14 @@ class Guard:
 
 
 class Deadline(Guard):
-    """Raises :class:`TimeoutError` when its block takes longer than ``seconds``; None: it may.
+    """Raises ``late`` when its block takes longer than ``seconds``; None: it may.
 
     Does what :func:`asyncio.timeout` does, for 2.1 µs in place of 3.5.
     """
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, seconds: float | None, late: type[Exception] = TimeoutError) -> None:
         super().__init__()
+        self._error_if_late = late
         self._seconds = seconds
         self._timer: asyncio.TimerHandle | None = None
 
@@ -94,7 +94,7 @@ class Deadline(Guard):
             self._timer = asyncio.get_running_loop().call_later(self._seconds, self._late)
 
     def _late(self) -> None:
-        self.interrupt(TimeoutError())
+        self.interrupt(self._error_if_late())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -102,3 +102,34 @@ class Deadline(Guard):
         if self._timer is not None:
             self._timer.cancel()
         super().__exit__(kind, error, trace)
+
+
+@types.coroutine
+def within(
+    seconds: float | None, wait: Coroutine[Any, Any, T], late: type[Exception] = TimeoutError
+) -> Generator[Any, Any, T]:
+    """The result of ``wait``. Raises ``late`` when it takes longer than ``seconds``; None: it may.
+
+    A timer costs more than most of what it would guard: a body that has come, an answer that the socket takes. So there
+    is none before it turns out to wait.
+    """
+    steps = wait.__await__()
+    try:
+        awaited = next(steps)
+    except StopIteration as done:
+        return cast(T, done.value)
+    with Deadline(seconds, late):
+        return (yield from _resumed(awaited, steps))
+
+
+def _resumed(awaited: Any, steps: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    """What ``yield from`` does, for a coroutine whose first step is done."""
+    try:
+        yield awaited
+    except BaseException as error:
+        try:
+            awaited = steps.throw(error)
+        except StopIteration as done:
+            return cast(T, done.value)
+        return (yield from _resumed(awaited, steps))
+    return (yield from steps)

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from shoal.aio import within
 from shoal.api.addresses import is_among
-from shoal.api.guards import ClientWatch, within
+from shoal.api.guards import ClientWatch
 from shoal.api.limits import ApiLimits
 from shoal.api.memory import BodyMemory
 from shoal.coordinator.observation import watch_source

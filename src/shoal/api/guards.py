@@ -1,50 +1,18 @@
-"""Blocks that end when the client takes too long, or goes away."""
+"""Blocks that end when the client goes away."""
 
 from __future__ import annotations
 
 import asyncio
-import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any
 
-from shoal.aio import Deadline, Guard
+from shoal.aio import Guard
 from shoal.errors import Cancelled
-
-T = TypeVar("T")
 
 #: Seconds before the connection is watched. What is done sooner is not worth a task of its own.
 GRACE = 0.005
 GONE = "the client went away"
-
-
-@types.coroutine
-def within(seconds: float, wait: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """The result of ``wait``. Raises :class:`TimeoutError` when it takes longer than ``seconds``.
-
-    A timer costs more than most of what it would guard: a body that has come, an answer that the socket takes. So there
-    is none before it turns out to wait.
-    """
-    steps = wait.__await__()
-    try:
-        awaited = next(steps)
-    except StopIteration as done:
-        return cast(T, done.value)
-    with Deadline(seconds):
-        return (yield from _resumed(awaited, steps))
-
-
-def _resumed(awaited: Any, steps: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-    """What ``yield from`` does, for a coroutine whose first step is done."""
-    try:
-        yield awaited
-    except BaseException as error:
-        try:
-            awaited = steps.throw(error)
-        except StopIteration as done:
-            return cast(T, done.value)
-        return (yield from _resumed(awaited, steps))
-    return (yield from steps)
 
 
 class ClientWatch(Guard):

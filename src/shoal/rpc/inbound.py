@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from shoal.aio import Deadline
+from shoal.aio import within
 from shoal.errors import Cancelled, DeadlineExceeded, ErrorInfo, InvalidRequest, Overloaded, ShoalError, WorkerLost
 from shoal.messages import Answer, Notice, Request
 from shoal.rpc.codec import deserialize, serialize
@@ -141,23 +141,18 @@ class Inbound:
 
     async def _serve(self, handler: Handler, call: Call, event: Opened) -> None:
         # Whatever the handler raises has to become an answer here: no one else would tell the peer.
-        clock = Deadline(event.timeout)
         try:
-            with clock:
-                message = deserialize(event.payload, Request)
-                if call.stream_id == NOTICE and not isinstance(message, Notice):
-                    self._connection.reject(f"{type(message).__name__} wants an answer, so it needs a stream")
-                    return
-                await handler(message, call)
+            message = deserialize(event.payload, Request)
+            if call.stream_id == NOTICE and not isinstance(message, Notice):
+                self._connection.reject(f"{type(message).__name__} wants an answer, so it needs a stream")
+                return
+            await within(event.timeout, handler(message, call), DeadlineExceeded)
             call.end()
         except ShoalError as error:
             self._refuse(call, error)
-        except Exception as error:
-            if isinstance(error, TimeoutError) and clock.interrupted:
-                self._refuse(call, DeadlineExceeded())
-            else:
-                logger.exception("a request handler failed", extra={"action": "handler_failed"})
-                self._refuse(call, ShoalError("internal error"))
+        except Exception:
+            logger.exception("a request handler failed", extra={"action": "handler_failed"})
+            self._refuse(call, ShoalError("internal error"))
 
     def _refuse(self, call: Call, error: ShoalError) -> None:
         if call.stream_id == NOTICE:
@@ -175,4 +170,5 @@ class Inbound:
         call = self._tasks.pop(task)
         self._by_stream.pop(call.stream_id, None)
         self._budget.give_back(call.size)
-        call.fail(WorkerLost("the request was stopped where it ran").to_info())
+        if call.is_open:
+            call.fail(WorkerLost("the request was stopped where it ran").to_info())

@@ -238,10 +238,9 @@ class WireProtocol:
         """
         self._check_open()
         self._check_size(sum(map(len, message)))
-        if not self.can_send(stream_id):
-            raise LocalProtocolError(f"stream {stream_id} has no credit")
         stream = self._move(stream_id, Move.SEND_DATA)
-        assert stream is not None
+        if stream is None or stream.credit <= 0:
+            raise LocalProtocolError(f"stream {stream_id} has no credit")
         stream.credit -= 1
         released = self._release(stream_id, stream)
         stream.held = message

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 
 import msgspec
 
@@ -47,16 +47,16 @@ class _Held:
             await self.changed.wait()
         return self.runtime.info
 
-    @contextmanager
-    def used(self) -> Iterator[ModelRuntime]:
+    def __enter__(self) -> ModelRuntime:
+        """A request uses it."""
         self.in_flight += 1
         self.idle.clear()
-        try:
-            yield self.runtime
-        finally:
-            self.in_flight -= 1
-            if not self.in_flight:
-                self.idle.set()
+        return self.runtime
+
+    def __exit__(self, *_: object) -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self.idle.set()
 
 
 class Models:
@@ -92,8 +92,7 @@ class Models:
     def loads(self) -> list[Load]:
         return [held.runtime.load() for held in self._held.values()]
 
-    @contextmanager
-    def used(self, part: ModelPart) -> Iterator[ModelRuntime]:
+    def used(self, part: ModelPart) -> AbstractContextManager[ModelRuntime]:
         """A model, for a request; it does not go before the block ends. Raises :class:`ModelNotFound` or, while it
         leaves, :class:`ModelUnavailable`."""
         held = self._held.get(part)
@@ -101,8 +100,7 @@ class Models:
             raise ModelNotFound(f"this worker has no model '{part}'", param="model")
         if held.leaving:
             raise ModelUnavailable(f"model '{part}' is being unloaded")
-        with held.used() as runtime:
-            yield runtime
+        return held
 
     # -- changes
 

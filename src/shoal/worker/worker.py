@@ -7,8 +7,8 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import aclosing, suppress
 
 import psutil
 
@@ -66,6 +66,7 @@ class Worker:
         self._worker_id = worker_id
         self._instance = uuid.uuid4().hex
         self._in_flight = 0
+        self._place = _Place(self._begin, self._end)
         self._draining = False
         self._reports = Reports(self._status, lambda: self._models.metrics())
         self._models = Models(runtimes, build=build, changed=self._reports.changed)
@@ -189,12 +190,12 @@ class Worker:
     async def _handle(self, message: Message, call: Call) -> None:
         match message:
             case Generate():
-                with self._occupied(), self._models.used(_part(message)) as runtime, self._span(message) as made:
+                with self._place, self._models.used(_part(message)) as runtime, self._span(message) as made:
                     async with aclosing(runtime.generate(caused(message, made), deadline=call.deadline)) as chunks:
                         async for chunk in chunks:
                             await call.send(chunk)
             case Infer():
-                with self._occupied(), self._models.used(_part(message)) as runtime, self._span(message) as made:
+                with self._place, self._models.used(_part(message)) as runtime, self._span(message) as made:
                     async with aclosing(runtime.infer(caused(message, made), deadline=call.deadline)) as parts:
                         async for part in parts:
                             await call.send(part)
@@ -244,9 +245,8 @@ class Worker:
         else:
             await self._models.deploy(order)
 
-    @contextmanager
-    def _occupied(self) -> Iterator[None]:
-        """One place of the worker's capacity, for as long as a request runs."""
+    def _begin(self) -> None:
+        """A request takes a place of the worker's capacity. Raises :class:`ShoalError` when there is none."""
         if self._draining:
             raise Draining(f"worker {self._id} is leaving")
         if self._in_flight >= self._config.capacity:
@@ -257,13 +257,26 @@ class Worker:
         self._in_flight += 1
         self._idle.clear()
         self._reports.changed()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
-            self._reports.changed()
+
+    def _end(self) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._idle.set()
+        self._reports.changed()
+
+
+class _Place:
+    """Around a request. It holds nothing, so all requests have the same one."""
+
+    def __init__(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
+        self._begin = begin
+        self._end = end
+
+    def __enter__(self) -> None:
+        self._begin()
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
 
 
 def _name(config: WorkerConfig, instance: str) -> str:

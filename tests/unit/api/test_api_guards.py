@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from shoal.aio import Deadline
+from shoal.aio import Deadline, within
 from shoal.api.app import build_app
-from shoal.api.guards import GRACE, ClientWatch, within
+from shoal.api.guards import GRACE, ClientWatch
 from shoal.api.testing import AsgiClient, Call, FakePlane
 from shoal.clock import ManualClockLoop
 from shoal.errors import Cancelled
