@@ -1,9 +1,12 @@
-"""A run that several identical requests share. It belongs to no client: it lives as long as somebody reads it."""
+"""A run that several identical requests share. It belongs to no client: it lives as long as somebody reads it.
+
+A run that takes one answer only, as those of most tensor models do, has no generators on its way.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 from shoal.coordinator.observation import is_last
@@ -14,16 +17,17 @@ from shoal.messages import Answer
 
 
 class Flight:
-    """``run`` gives the answer; ``ended`` is told, once or more often, that nobody may join any more: with the
-    whole answer, or with None.
+    """``run`` gives the answer in parts, or ``run_once`` all of it or its first part; ``ended`` is told, once or more
+    often, that nobody may join any more: with the whole answer, or with None.
 
     ``deadline`` is the run's, on the loop's clock.
     """
 
     def __init__(
         self,
-        run: Callable[[], AsyncGenerator[Answer, None]],
+        run: Callable[[], AsyncGenerator[Answer, None]] | None = None,
         *,
+        run_once: Callable[[], Awaitable[Answer]] | None = None,
         deadline: float,
         limit: int,
         ended: Callable[[Flight, Sequence[Answer] | None], None],
@@ -31,6 +35,7 @@ class Flight:
         self.deadline = deadline
         self.task: asyncio.Task[None] | None = None
         self._run = run
+        self._run_once = run_once
         self._ended = ended
         self._replay: Replay[Answer] = Replay(limit)
         self._waiting: dict[Reader, asyncio.Future[None]] = {}
@@ -42,25 +47,49 @@ class Flight:
         return f"<Flight of {len(self._replay.readers)} readers>"
 
     @property
+    def has_parts(self) -> bool:
+        """Will all parts of an answer come, if it has several?"""
+        return self._run is not None
+
+    @property
     def readers(self) -> int:
         return len(self._replay.readers)
 
     async def fly(self) -> None:
         """Run until the answer has ended. Whatever ends it, every reader is told."""
         try:
-            async with aclosing(self._run()) as answers:
-                async for answer in answers:
-                    if self._replay.must_wait():
-                        await self._readers_come_near()
-                    self._take_in(answer)
-                    if self._is_over:
-                        return
-            raise WorkerLost("the answer ended before its end")
+            if self._run_once is not None:
+                self._take_in(await self._run_once())
+            if self._run is not None:
+                await self._fly_in_parts(self._run)
+            if not self._is_over:
+                raise WorkerLost("the answer ended before its end")
         except asyncio.CancelledError:
             self._fail(Draining("the coordinator stops"))
             raise
         except Exception as error:  # each reader raises it to its own client
             self._fail(error)
+
+    async def _fly_in_parts(self, run: Callable[[], AsyncGenerator[Answer, None]]) -> None:
+        async with aclosing(run()) as answers:
+            async for answer in answers:
+                if self._replay.must_wait():
+                    await self._readers_come_near()
+                self._take_in(answer)
+                if self._is_over:
+                    return
+
+    async def first(self, deadline: float) -> Answer:
+        """The first part of the answer, which often is all of it. Raises as :meth:`follow` does."""
+        reader = self._replay.join()
+        timer = asyncio.get_running_loop().call_at(deadline, self._expire, reader)
+        try:
+            while (answer := self._replay.next(reader)) is None:
+                await self._next_part(reader)
+            return answer
+        finally:
+            timer.cancel()
+            self._leave(reader)
 
     async def follow(self, deadline: float) -> AsyncGenerator[Answer, None]:
         """The answer from its beginning: at once what is there, then the rest as it comes. Raises what ended the run,

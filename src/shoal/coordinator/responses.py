@@ -7,6 +7,7 @@ tenants: the tenant is in the key.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
@@ -25,7 +26,7 @@ from shoal.coordinator.response_codec import (
     size_of,
     spec_prefix,
 )
-from shoal.errors import ShoalError, WorkerLost
+from shoal.errors import ShoalError
 from shoal.kvstore import Key, MemoryStore
 from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec
@@ -113,23 +114,21 @@ class Responses:
         assert isinstance(request, Infer)
         if not key:
             return await self._dispatcher.infer(request, spec, deadline, observation)
-        async with aclosing(self.answer(asked)) as answers:
-            async for answer in answers:
-                assert isinstance(answer, Inferred)
-                return answer
-        raise WorkerLost("the answer ended before it began")
+        kept = self._found(asked)
+        if kept is None:
+            answer = await self._compute_once(asked, request)
+        else:
+            async with aclosing(kept):
+                answer = await anext(kept)  # what has no parts is not kept
+        assert isinstance(answer, Inferred)
+        return answer
 
     def answer(self, asked: Asked) -> AsyncGenerator[Answer, None]:
         """In parts. Raises :class:`ShoalError`."""
         key, request, spec, deadline, observation = asked
         if not key:
             return self._dispatcher.answer(request, spec, deadline, observation)
-        if spec.settings.cache is not None:
-            if (found := self._memory.get(key)) is not None:
-                return self._kept(found.value, "memory", asked)
-            if self._disk is not None and self._disk.may_hold(key) and not key.startswith(tuple(self._unread)):
-                return self._from_disk(self._disk, asked)
-        return self._compute(asked)
+        return self._found(asked) or self._compute(asked)
 
     def forget(self, model: ModelId) -> asyncio.Future[None]:
         """Drop every answer of a version: kept, being written, and being computed. From now on none is served.
@@ -165,6 +164,17 @@ class Responses:
 
     # -- kept
 
+    def _found(self, asked: Asked) -> AsyncGenerator[Answer, None] | None:
+        """What was kept, or may be; what turns out not to be is computed."""
+        if asked.spec.settings.cache is None:
+            return None
+        if (found := self._memory.get(asked.key)) is not None:
+            return self._kept(found.value, "memory", asked)
+        disk = self._disk
+        if disk is not None and disk.may_hold(asked.key) and not asked.key.startswith(tuple(self._unread)):
+            return self._from_disk(disk, asked)
+        return None
+
     async def _from_disk(self, disk: DiskTier, asked: Asked) -> AsyncGenerator[Answer, None]:
         era = self._era
         found = await disk.get(asked.key)
@@ -195,17 +205,40 @@ class Responses:
     # -- computed
 
     def _compute(self, asked: Asked) -> AsyncGenerator[Answer, None]:
-        flight = self._flights.get(asked.key)
-        if flight is not None and asked.deadline <= flight.deadline:
-            self._metrics.coalesced(asked.spec.name)
-            asked.observation.found("coalesced")
+        flight = self._joined(asked, in_parts=True)
+        if flight is not None:
             return flight.follow(asked.deadline)
-        self._metrics.missed(asked.spec.name)
-        asked.observation.found("miss")
         return self._begin(asked).follow(asked.deadline) if asked.spec.settings.coalesce else self._recorded(asked)
 
-    def _begin(self, asked: Asked) -> Flight:
-        """The run gets twice the time of the request that begins it, so that others with as much time may join."""
+    async def _compute_once(self, asked: Asked, request: Infer) -> Answer:
+        _, _, spec, deadline, observation = asked
+        flight = self._joined(asked, in_parts=False)
+        if flight is None and spec.settings.coalesce:
+            flight = self._begin(asked, once=request)
+        if flight is not None:
+            return await flight.first(deadline)
+        era = self._era
+        answer = await self._dispatcher.infer(request, spec, deadline, observation)
+        if answer.last and size_of(answer) <= MAX_ANSWER:
+            self._keep(asked, [answer], era)
+        return answer
+
+    def _joined(self, asked: Asked, *, in_parts: bool) -> Flight | None:
+        """A run that this request may share, if there is one. Who wants all parts needs one that gets them."""
+        flight = self._flights.get(asked.key)
+        if flight is not None and asked.deadline <= flight.deadline and (flight.has_parts or not in_parts):
+            self._metrics.coalesced(asked.spec.name)
+            asked.observation.found("coalesced")
+            return flight
+        self._metrics.missed(asked.spec.name)
+        asked.observation.found("miss")
+        return None
+
+    def _begin(self, asked: Asked, *, once: Infer | None = None) -> Flight:
+        """The run gets twice the time of the request that begins it, so that others with as much time may join.
+
+        ``once``: the same request, of which the one answer is enough.
+        """
         key, request, spec, deadline, observation = asked
         later = deadline + (deadline - now())
         era = self._era
@@ -216,12 +249,13 @@ class Responses:
             if answers is not None:
                 self._keep(asked, answers, era)
 
-        flight = Flight(
-            lambda: self._dispatcher.answer(request, spec, later, observation),
-            deadline=later,
-            limit=MAX_ANSWER,
-            ended=ended,
-        )
+        dispatch = self._dispatcher
+        if once is None:
+            in_parts = functools.partial(dispatch.answer, request, spec, later, observation)
+            flight = Flight(in_parts, deadline=later, limit=MAX_ANSWER, ended=ended)
+        else:
+            whole = functools.partial(dispatch.infer, once, spec, later, observation)
+            flight = Flight(run_once=whole, deadline=later, limit=MAX_ANSWER, ended=ended)
         self._flights[key] = flight
         flight.task = self._own(flight.fly(), name=request.request_id)
         return flight

@@ -17,7 +17,7 @@ from shoal.coordinator import responses as module
 from shoal.coordinator.disk_tier import DiskTier
 from shoal.coordinator.observation import Observation, watch_source
 from shoal.coordinator.responses import Asked, Responses
-from shoal.errors import EngineFailed, Overloaded, ShoalError
+from shoal.errors import DeadlineExceeded, EngineFailed, Overloaded, ShoalError
 from shoal.messages import Answer, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec
 from shoal.telemetry import CoordinatorMetrics, ResponseCacheMetrics
@@ -81,6 +81,16 @@ class Rig:
         """The numbers of the parts."""
         async with aclosing(self.stream(request, timeout)) as answers:
             return [int(part.outputs["y"][0]) async for part in answers if isinstance(part, Inferred)]
+
+    def once(self, request: Infer, timeout: float = 5.0) -> asyncio.Task[int]:
+        """The number of the one answer, or of its first part."""
+        key = self.responses.key(request, self.spec)
+        asked = Asked(key or b"", request, self.spec, now() + timeout, Observation(self.metrics, "m"))
+
+        async def number() -> int:
+            return int((await self.responses.infer(asked)).outputs["y"][0])
+
+        return asyncio.create_task(number())
 
     def metric(self, name: str) -> float:
         lines = generate_latest(self.registry).decode().splitlines()
@@ -286,3 +296,93 @@ async def test_what_memory_has_lost_comes_back_from_the_disk(tmp_path: Path, unt
     await until(lambda: not repr(disk).endswith("off>"))
     assert disk.size.entries == 0
     await last.responses.close()
+
+
+# -- one answer
+
+
+async def settle() -> None:
+    """Let everything happen that needs no time."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("coalesce", [False, True])
+async def test_one_answer_is_kept_for_those_who_want_it_whole_or_in_parts(coalesce: bool) -> None:
+    rig = Rig(cache=CACHE, coalesce=coalesce)
+    assert [await rig.once(infer()), await rig.once(infer())] == [0, 0]
+    assert await rig.ask(infer()) == [0]
+    assert rig.dispatcher.calls == 1
+    assert rig.metric('hits_total{model="m",tier="memory"}') == 2
+    assert rig.metric('misses_total{model="m"}') == 1
+
+
+async def test_the_first_part_of_an_answer_is_not_kept_for_the_whole() -> None:
+    for coalesce in (False, True):
+        rig = Rig(cache=CACHE, coalesce=coalesce)
+        rig.dispatcher.parts = 3
+        assert await rig.once(infer()) == 0
+        assert rig.metric('entries{tier="memory"}') == 0
+        assert await rig.ask(infer()) == [0, 1, 2]
+
+
+async def test_an_answer_too_large_to_keep_is_given_all_the_same() -> None:
+    for coalesce in (False, True):
+        rig = Rig(cache=CACHE, coalesce=coalesce)
+        rig.dispatcher.size = module.MAX_ANSWER + 1
+        assert await rig.once(infer()) == 0
+        assert rig.metric('entries{tier="memory"}') == 0
+
+
+async def test_who_leaves_a_run_for_one_answer_hurts_nobody_and_the_last_one_ends_it() -> None:
+    rig = Rig(coalesce=True)
+    rig.dispatcher.go_on.clear()
+    leader, follower = rig.once(infer()), rig.once(infer())
+    await settle()
+    leader.cancel()
+    await settle()
+    rig.dispatcher.go_on.set()
+    assert await follower == 0
+    assert rig.dispatcher.calls == 1
+
+    rig.dispatcher.go_on.clear()
+    before, last = rig.dispatcher.cut, rig.once(infer())
+    await settle()
+    last.cancel()
+    await settle()
+    assert rig.dispatcher.cut == before + 1
+
+
+async def test_who_wants_all_parts_does_not_join_a_run_for_one_answer() -> None:
+    rig = Rig(coalesce=True)
+    rig.dispatcher.parts = 3
+    first, every = rig.once(infer()), asyncio.create_task(rig.ask(infer()))
+    assert (await first, await every) == (0, [0, 1, 2])
+    assert rig.dispatcher.calls == 2
+
+
+async def test_who_wants_one_answer_joins_a_run_in_parts() -> None:
+    rig = Rig(coalesce=True)
+    rig.dispatcher.parts = 3
+    rig.dispatcher.go_on.clear()
+    every = asyncio.create_task(rig.ask(infer()))
+    await asyncio.sleep(0)
+    first = rig.once(infer())
+    await asyncio.sleep(0)
+    rig.dispatcher.go_on.set()
+    assert (await first, await every) == (0, [0, 1, 2])
+    assert rig.dispatcher.calls == 1
+
+
+async def test_who_waits_for_one_answer_gets_the_error_of_the_run_or_of_its_own_deadline() -> None:
+    rig = Rig(coalesce=True)
+    rig.dispatcher.parts, rig.dispatcher.error = 0, EngineFailed("it burns")
+    for asked in (rig.once(infer()), rig.once(infer())):
+        with pytest.raises(EngineFailed, match="it burns"):
+            await asked
+    assert rig.dispatcher.calls == 1
+
+    rig.dispatcher.go_on.clear()
+    rig.dispatcher.parts = 1
+    with pytest.raises(DeadlineExceeded):
+        await rig.once(infer(), timeout=0.01)
