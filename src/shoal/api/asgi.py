@@ -207,8 +207,8 @@ class Exchange:
     ) -> None:
         """Send the one whole answer: ``body``, and behind it ``rest``, which is not copied."""
         unread = self._has_unread_body()
-        size = len(body) + sum(piece.nbytes for piece in rest)
-        described = [(b"content-type", content_type), (b"content-length", str(size).encode())]
+        size = len(body) + (sum(piece.nbytes for piece in rest) if rest else 0)
+        described = [(b"content-type", content_type), (b"content-length", b"%d" % size)]
         fixed = [] if status == NO_CONTENT else described
         closing = [(b"connection", b"close")] if unread else []
         if not rest and not unread and self._at_once is not None and not self._closed:

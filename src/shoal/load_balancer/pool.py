@@ -136,9 +136,12 @@ class Pool:
     def usable(self, excluded: Collection[WorkerId] = ()) -> int:
         """Replicas that may be asked, or might if they had room: those that serve and are neither ejected, when they
         were last looked at, nor silent."""
+        usable = len(self._serving) - len(self._parked) - len(self._suspects)
+        if not excluded:
+            return usable
         tried = [replica for worker_id in excluded if (replica := self._replicas.get(worker_id)) in self._serving]
         out = sum(replica not in self._parked and replica not in self._suspects for replica in tried)
-        return len(self._serving) - len(self._parked) - len(self._suspects) - out
+        return usable - out
 
     def choose(
         self, balancing: str, health: Health, now: float, *, excluded: Container[WorkerId] = (), suspects: bool = False

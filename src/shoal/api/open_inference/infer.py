@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -54,8 +53,7 @@ async def infer(plane: Plane, exchange: Exchange) -> None:
 # -- the request
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     body: InferBody
     binary: memoryview  # the bytes behind the JSON
     python_bytes: int  # what becomes Python objects one by one
@@ -139,7 +137,7 @@ async def _answer(
     )
     headers: list[Header] = [(HEADER_LENGTH, str(len(header)).encode())] if pieces else []
     media = MEDIA if pieces else JSON
-    size = len(header) + sum(piece.nbytes for piece in pieces)
+    size = len(header) + (sum(piece.nbytes for piece in pieces) if pieces else 0)
     encoding = None if size < LEAST else accepted((exchange.header(b"accept-encoding") or b"").decode("latin-1"))
     if encoding is None:
         await exchange.answer(200, header, rest=pieces, content_type=media, headers=headers)
