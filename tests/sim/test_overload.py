@@ -250,7 +250,7 @@ def test_what_another_coordinator_took_is_waited_for() -> None:
         async with fleet() as f:
             worker = await f.add_worker("w1", capacity=2)
             await f.until_ready(1)
-            with worker._occupied(), worker._occupied():
+            with worker._place, worker._place:
                 await asyncio.sleep(1)
                 asked = asyncio.create_task(f.ask(5))
                 await asyncio.sleep(1)
