@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from shoal.api import http1, listener
-from shoal.api.asgi import AT_ONCE
+from shoal.api.asgi import AT_ONCE, WHEN_GONE
 from shoal.api.http1 import MAX_HEADER_BYTES, MAX_HEADERS
 from shoal.api.listener import Listener
 
@@ -183,3 +183,56 @@ async def test_what_has_no_body_is_left_to_the_server() -> None:
         answers = await ask(connection, b"HEAD / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
         assert answers.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"<>" not in answers
+
+
+async def test_who_waits_for_a_client_is_told_once_when_it_goes_away() -> None:
+    told: list[str] = []
+    heard = asyncio.Event()
+    began = asyncio.Event()
+
+    async def waiting(scope: Any, receive: Any, send: Any) -> None:
+        def gone() -> None:
+            told.append(scope["path"])
+            heard.set()
+
+        assert scope["extensions"][WHEN_GONE](gone)
+        began.set()
+        await heard.wait()
+
+    async with connected(waiting) as (_, writer):
+        writer.write(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
+        await asyncio.wait_for(began.wait(), 10)
+        writer.close()
+        await asyncio.wait_for(heard.wait(), 10)
+    assert told == ["/slow"]
+
+
+async def test_who_has_answered_is_not_told_and_who_begins_too_late_is_told_so() -> None:
+    told: list[bool] = []
+    over = asyncio.Event()
+
+    async def answering(scope: Any, receive: Any, send: Any) -> None:
+        when_gone = scope["extensions"][WHEN_GONE]
+        when_gone(lambda: told.append(True))
+        when_gone(None)
+        await at_once(scope, receive, send)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await asyncio.sleep(0)
+        over.set()
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        told.append(scope["extensions"][WHEN_GONE](lambda: told.append(True)))
+        over.set()
+
+    for app in (answering, late):
+        over.clear()
+        async with connected(app) as (_, writer):
+            writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            await writer.drain()
+            await asyncio.sleep(0)
+            writer.close()
+            await asyncio.wait_for(over.wait(), 10)
+    assert told == [False]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -121,6 +121,44 @@ async def test_the_cancellation_of_a_watch_is_taken_back() -> None:
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
+    await asyncio.sleep(0)  # is not cancelled
+
+
+class Connection:
+    """Tells when the client goes away, as the HTTP server does."""
+
+    def __init__(self) -> None:
+        self.told: Callable[[], None] | None = None
+        self.is_open = True
+
+    def when_gone(self, told: Callable[[], None] | None) -> bool:
+        self.told = told
+        return self.is_open
+
+
+async def never_asked() -> dict[str, Any]:
+    raise AssertionError("what the connection tells need not be asked")
+
+
+async def test_a_watch_that_the_connection_tells_needs_no_task_and_ends_with_its_block() -> None:
+    connection = Connection()
+    with ClientWatch(never_asked, connection.when_gone):
+        await asyncio.sleep(2 * GRACE)
+        assert await nothing_stays_behind()
+    assert connection.told is None
+
+    with pytest.raises(Cancelled), ClientWatch(never_asked, connection.when_gone):
+        assert connection.told is not None
+        asyncio.get_running_loop().call_soon(connection.told)
+        await asyncio.Event().wait()
+    assert connection.told is None
+
+
+async def test_nothing_is_begun_for_a_client_that_has_gone_already() -> None:
+    connection = Connection()
+    connection.is_open = False
+    with pytest.raises(Cancelled), ClientWatch(never_asked, connection.when_gone):
+        raise AssertionError("the block ran")
     await asyncio.sleep(0)  # is not cancelled
 
 

@@ -57,6 +57,18 @@ def test_least_connections_follows_the_load_as_it_changes() -> None:
     assert waters.choose() == "a"
 
 
+def test_least_connections_hears_of_a_load_alone_before_the_next_choice_and_of_nobody_who_is_out() -> None:
+    waters = Waters(zone="here")
+    for name, in_flight in (("a", 3), ("b", 5), ("c", 9)):
+        waters.add(name, zone="here", in_flight=in_flight)
+    assert waters.choose() == "a"
+    for name, in_flight in (("a", 6), ("c", 1), ("b", 4)):
+        waters.workers[name].in_flight = in_flight
+        waters.pool.loaded(waters.replicas[name])
+    waters.pool.remove(waters.replicas["c"])
+    assert [waters.choose(), waters.choose(excluded="b")] == ["b", "a"]
+
+
 @pytest.mark.parametrize("name", ["least_connections", "round_robin", "weighted_round_robin"])
 def test_equals_take_turns(name: str) -> None:
     policy = make(name, *(worker(letter) for letter in "abc"))
