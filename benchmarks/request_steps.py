@@ -4,6 +4,9 @@ Coordinator and worker in one process, over rpc in memory, asked through uvicorn
 no socket and no other process hides the cost. Each row puts an instant answer in the place of all that is behind one
 step; the difference to the row above is the step. CPU time of this process, in turn, the least of the rounds: what else
 runs on the machine only ever adds to it.
+
+With `--only 500` it sends so many whole requests and ends, for a counter of instructions, which no other load disturbs:
+`valgrind --tool=cachegrind --cache-sim=no`, once with few and once with many; the difference is the requests.
 """
 
 from __future__ import annotations
@@ -137,12 +140,18 @@ async def measure(rounds: int, count: int) -> None:
         before = value
 
 
+async def send_only(count: int) -> None:
+    async with fleet() as (_, app):
+        await over_http(Http, app, count)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--only", type=int, metavar="COUNT", help="no steps: so many whole requests, once")
     options = parser.parse_args()
-    uvloop.run(measure(options.rounds, options.count))
+    uvloop.run(send_only(options.only) if options.only else measure(options.rounds, options.count))
 
 
 if __name__ == "__main__":

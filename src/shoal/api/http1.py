@@ -104,6 +104,8 @@ class Http(HttpToolsProtocol):
     def _call_when_gone(self, gone: Callable[[], None] | None) -> bool:
         """Requests of one connection are answered one after another, so there is never more than one to tell."""
         is_here = not self.transport.is_closing()
+        if gone is not None and is_here:
+            self.flow.resume_reading()  # who does not read does not notice; behind a large body uvicorn had stopped
         self._gone = gone if is_here else None
         return is_here
 

@@ -185,7 +185,8 @@ async def test_what_has_no_body_is_left_to_the_server() -> None:
         assert b"<>" not in answers
 
 
-async def test_who_waits_for_a_client_is_told_once_when_it_goes_away() -> None:
+@pytest.mark.parametrize("size", [0, 200_000], ids=["no body", "a body at which the server stops reading"])
+async def test_who_waits_for_a_client_is_told_once_when_it_goes_away(size: int) -> None:
     told: list[str] = []
     heard = asyncio.Event()
     began = asyncio.Event()
@@ -195,12 +196,14 @@ async def test_who_waits_for_a_client_is_told_once_when_it_goes_away() -> None:
             told.append(scope["path"])
             heard.set()
 
+        while (await receive())["more_body"]:
+            pass
         assert scope["extensions"][WHEN_GONE](gone)
         began.set()
         await heard.wait()
 
     async with connected(waiting) as (_, writer):
-        writer.write(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
+        writer.write(b"POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % size + bytes(size))
         await asyncio.wait_for(began.wait(), 10)
         writer.close()
         await asyncio.wait_for(heard.wait(), 10)

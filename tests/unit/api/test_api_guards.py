@@ -135,6 +135,10 @@ class Connection:
         self.told = told
         return self.is_open
 
+    def leave(self) -> None:
+        assert self.told is not None
+        self.told()
+
 
 async def never_asked() -> dict[str, Any]:
     raise AssertionError("what the connection tells need not be asked")
@@ -147,9 +151,8 @@ async def test_a_watch_that_the_connection_tells_needs_no_task_and_ends_with_its
         assert await nothing_stays_behind()
     assert connection.told is None
 
+    asyncio.get_running_loop().call_soon(connection.leave)
     with pytest.raises(Cancelled), ClientWatch(never_asked, connection.when_gone):
-        assert connection.told is not None
-        asyncio.get_running_loop().call_soon(connection.told)
         await asyncio.Event().wait()
     assert connection.told is None
 
