@@ -231,7 +231,7 @@ class Batcher:
             for entry in entries:
                 entry.end()
         else:
-            isolation.failed(error)
+            isolation.failed(error, ran)
             await self._after_failure(entries, error, isolation)
 
     async def _run(self, entries: Sequence[Entry]) -> Exception | None:

@@ -10,29 +10,35 @@ from shoal.errors import ModelUnavailable, ShoalError, WorkerLost
 E = TypeVar("E")
 
 SPARE_FAILURES = 3  # runs that may fail in a row beyond those that lead down to one bad entry
+PATIENCE = 5.0  # seconds of such runs, within which every entry is tried alone before any is given up
 
 
 class Isolation:
-    """Halving finds one bad entry of ``entries`` in at most ``2 · log2(entries)`` runs. An engine that fails whatever
-    it gets is given up after a few more than ``log2(entries)``."""
+    """Halving finds one bad entry of ``entries`` in at most ``2 · log2(entries)`` runs, and however many are bad it ends
+    after ``2 · entries``. Several bad ones side by side look like an engine that fails whatever it gets. That one is
+    given up after a few more than ``log2(entries)`` failures in a row, but not before they took ``PATIENCE``: where
+    failing is quick, every entry is tried alone."""
 
     def __init__(self, entries: int) -> None:
         self._allowed = entries.bit_length() + SPARE_FAILURES
         self._failures = 0  # in a row
+        self._lost = 0.0  # seconds that these took
         self._gone = False
 
     def succeeded(self) -> None:
-        self._failures = 0
+        self._failures, self._lost = 0, 0.0
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: Exception, ran: float) -> None:
+        """``ran``: seconds until it failed."""
         if _nobody_there(error):
             self._gone = True
         elif getattr(error, "fault", "server") != "client":  # an engine that refuses is alive
             self._failures += 1
+            self._lost += ran
 
     @property
     def hopeless(self) -> bool:
-        return self._gone or self._failures >= self._allowed
+        return self._gone or (self._failures >= self._allowed and self._lost >= PATIENCE)
 
 
 def halves(entries: Sequence[E]) -> list[Sequence[E]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shoal.api.limits import ApiLimits
@@ -465,17 +465,23 @@ def test_however_many_are_bad_the_good_ones_are_answered(items: list[int]) -> No
 
 
 @pytest.mark.parametrize(
-    ("error", "runs"),
-    [(WorkerLost("its process is gone"), 1), (ModelUnavailable("it is loading"), 1), (EngineFailed("no memory"), 9)],
-    ids=["gone", "unavailable", "broken"],
+    ("error", "takes", "runs"),
+    [
+        (WorkerLost("its process is gone"), 0.0, 1),
+        (ModelUnavailable("it is loading"), 0.0, 1),
+        (EngineFailed("no memory"), 1.0, 9),
+        (EngineFailed("no memory"), 0.0, 63),
+    ],
+    ids=["gone", "unavailable", "slow to fail", "quick to fail"],
 )
-def test_a_dead_engine_is_not_asked_for_each_of_its_requests(error: Exception, runs: int) -> None:
+def test_a_dead_engine_is_given_up(error: Exception, takes: float, runs: int) -> None:
     async def scene() -> None:
         calls = 0
 
         async def dead(inputs: Tensors) -> AsyncGenerator[Tensors]:
             nonlocal calls
             calls += 1
+            await asyncio.sleep(takes)
             if calls:
                 raise error
             yield inputs
@@ -484,7 +490,26 @@ def test_a_dead_engine_is_not_asked_for_each_of_its_requests(error: Exception, r
         answers = await asyncio.gather(*(batcher.submit(rows(1)) for _ in range(32)), return_exceptions=True)
         assert {type(answer) for answer in answers} == {type(error)}
         assert len({id(answer) for answer in answers}) == 32
-        assert calls <= runs
+        assert calls == runs
+
+    simulate(scene())
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.sets(st.integers(0, 31)))
+@example(set(range(3)))
+@example(set(range(31)))
+def test_requests_that_break_a_run_fail_alone_however_many_there_are(bad: set[int]) -> None:
+    async def scene() -> None:
+        async def breaks(inputs: Tensors) -> AsyncGenerator[Tensors]:
+            if bad.intersection(inputs["x"].ravel().tolist()):
+                raise EngineFailed("it broke")
+            yield {"y": inputs["x"]}
+
+        batcher = Batcher(breaks, BatchLimits(max_rows=32))
+        answers = await asyncio.gather(*(values(batcher, item) for item in range(32)), return_exceptions=True)
+        for item, answer in enumerate(answers):
+            assert isinstance(answer, EngineFailed) if item in bad else answer == [item]
 
     simulate(scene())
 
