@@ -14,9 +14,9 @@ PATIENCE = 5.0  # seconds of such runs, within which every entry is tried alone 
 
 
 class Isolation:
-    """Halving finds one bad entry of ``entries`` in at most ``2 · log2(entries)`` runs, and however many are bad it ends
-    after ``2 · entries``. Several bad ones side by side look like an engine that fails whatever it gets. That one is
-    given up after a few more than ``log2(entries)`` failures in a row, but not before they took ``PATIENCE``: where
+    """Halving finds one bad entry of ``entries`` in at most ``2 · log2(entries)`` runs, and however many are bad, it
+    ends after ``2 · entries``. Several bad ones side by side look like an engine that fails whatever it gets. That one
+    is given up after a few more than ``log2(entries)`` failures in a row, but not before they took ``PATIENCE``: where
     failing is quick, every entry is tried alone."""
 
     def __init__(self, entries: int) -> None:

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from shoal.errors import ModelLoadFailed
 from shoal.preproc import base
+from shoal.preproc.long_text import LongTexts
 from shoal.preproc.text import texts
 from shoal.types import Tensors, TensorSpec
 
@@ -22,7 +23,10 @@ class _TextLimits(msgspec.Struct, frozen=True):
 
 
 class Tokenize:
-    """``text`` to ``input_ids`` and ``attention_mask``, padded to the longest row, cut at ``max_tokens``."""
+    """``text`` to ``input_ids`` and ``attention_mask``, padded to the longest row, cut at ``max_tokens``.
+
+    Of a long text no more is read than its tokens need; :class:`~shoal.errors.PayloadTooLarge` where that is too much.
+    """
 
     class Options(base.Options, frozen=True):
         input: str = "text"
@@ -47,9 +51,10 @@ class Tokenize:
         # The file's own settings are those of its training: rows of 128 tokens, all padded to the full length.
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(limit)
+        self._long = LongTexts(self._tokenizer, limit)
 
     def __call__(self, tensors: Tensors) -> Tensors:
-        encodings = self._tokenizer.encode_batch_fast(texts(tensors[self._input], self._input))
+        encodings = self._encode(texts(tensors[self._input], self._input))
         lengths = [len(encoding) for encoding in encodings]
         ids = np.zeros((len(lengths), max(lengths, default=0)), np.int64)  # padding is masked: any id will do
         mask = np.zeros_like(ids)
@@ -57,6 +62,12 @@ class Tokenize:
             ids[row, : lengths[row]] = encoding.ids
             mask[row, : lengths[row]] = 1
         return {"input_ids": ids, "attention_mask": mask}
+
+    def _encode(self, rows: list[str]) -> list[Encoding]:
+        """Short texts together, long ones no further than they matter."""
+        most = self._long.short
+        short = iter(self._tokenizer.encode_batch_fast([row for row in rows if len(row) <= most]))
+        return [next(short) if len(row) <= most else self._long.encode(row, self._input) for row in rows]
 
 
 def _published_limit(folder: Path) -> int:
