@@ -433,6 +433,19 @@ async def test_a_shard_key_has_a_bound(client: AsgiClient) -> None:
     assert (answer.status, answer.json()["param"]) == (400, "x-shard-key")
 
 
+async def test_a_shard_key_is_the_one_that_a_native_client_would_send(client: AsgiClient, plane: FakePlane) -> None:
+    await client.request("POST", PATH, json={"inputs": [tensor([1])]}, headers={"x-shard-key": "José"})
+    assert plane.inferred[-1].key == "José"
+
+
+async def test_a_shard_key_that_is_not_utf8_is_refused(client: AsgiClient, plane: FakePlane) -> None:
+    call = client.call("POST", PATH, [msgspec.json.encode({"inputs": [tensor([1])]})])
+    call.scope["headers"].append((b"x-shard-key", "José".encode("latin-1")))
+    await client.run(call)
+    assert (call.answer.status, call.answer.json()["param"]) == (400, "x-shard-key")
+    assert plane.inferred == []
+
+
 async def test_a_client_that_leaves_cuts_the_inference(client: AsgiClient, plane: FakePlane) -> None:
     plane.hold.clear()
     call = client.call("POST", PATH, [msgspec.json.encode({"inputs": [tensor([1])]})])

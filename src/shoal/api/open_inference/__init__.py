@@ -41,7 +41,7 @@ _LENGTH = Header(
     {"type": "integer", "minimum": 0},
 )
 _KEY = Header(
-    "x-shard-key", "What chooses the shard of a sharded model", {"type": "string", "maxLength": infer.MAX_KEY}
+    "x-shard-key", "What chooses the shard of a sharded model, in UTF-8", {"type": "string", "maxLength": infer.MAX_KEY}
 )
 
 

@@ -100,7 +100,10 @@ def _key(exchange: Exchange) -> str:
     given = exchange.header(b"x-shard-key")
     if given is None:
         return ""
-    key = given.decode("latin-1")
+    try:
+        key = given.decode()  # as native clients send it, so that both lead to the same shard
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("x-shard-key must be UTF-8", param="x-shard-key") from error
     if len(key) > MAX_KEY:
         raise InvalidRequest(f"x-shard-key may have {MAX_KEY} characters", param="x-shard-key")
     return key
