@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from sim.simulation import MODEL, TABLE, Fleet, NumbersRuntime, ShardRuntime, counting, fleet, simulate
 
+from shoal.api.app import build_app
+from shoal.api.testing import AsgiClient
 from shoal.clock import now
 from shoal.config import HedgeConfig, ModelConfig, ShardConfig
 from shoal.errors import DeadlineExceeded, EngineFailed, InvalidRequest, ModelUnavailable, WorkerLost
@@ -289,6 +291,22 @@ def test_a_fallback_model_answers_when_the_one_asked_for_is_nowhere_and_says_so(
             await f.add_worker("w2")
             await f.until_ready(2)
             assert await answers(f) == {""}
+
+    simulate(scenario())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_of_http_is_told_which_fallback_model_answered(stream: bool) -> None:
+    async def scenario() -> None:
+        async with fleet(specs=[numbers(fallback=(OTHER,))]) as f:
+            await f.add_worker("w1", runtime=OtherRuntime())
+            await f.until_ready(1)
+            client = AsgiClient(build_app(f.coordinator.plane, metrics=bytes))
+            for model, fallback in ((OTHER, None), (MODEL, "other@1")):
+                body = {"model": model, "prompt": "count", "max_tokens": 3, "stream": stream}
+                answer = await client.request("POST", "/v1/completions", json=body)
+                assert (answer.status, answer.headers.get("x-fallback")) == (200, fallback)
+                assert f'"model":"{model}"'.encode() in answer.body
 
     simulate(scenario())
 

@@ -272,6 +272,8 @@ class Exchange:
         headers.append((b"x-request-id", self.request_id.encode()))
         if self.source.cache:
             headers.append((b"x-cache", self.source.cache.encode()))
+        if self.source.fallback:
+            headers.append((b"x-fallback", self.source.fallback.encode()))
         return headers
 
     async def _send(self, message: dict[str, Any]) -> None:

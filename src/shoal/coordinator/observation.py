@@ -16,10 +16,11 @@ from shoal.telemetry import CoordinatorMetrics
 class Source:
     """How the answer to a client's request came about: a place that the surface keeps and the data plane fills."""
 
-    __slots__ = ("cache",)
+    __slots__ = ("cache", "fallback")
 
     def __init__(self) -> None:
         self.cache = ""  # hit, coalesced or miss; empty: nothing looked whether it was there
+        self.fallback = ""  # the model that answered in place of the one that was asked for
 
 
 _GONE: Final = asyncio.CancelledError, GeneratorExit  # what who waited for the answer leaves with
@@ -79,6 +80,7 @@ class Observation:
 
     def answered(self, answer: Answer) -> None:
         self.complete = is_last(answer)
+        self._name_fallback(answer)
         if not isinstance(answer, Chunk):
             return
         at = now()
@@ -90,3 +92,7 @@ class Observation:
         if answer.usage is not None:
             self.tokens = answer.usage.prompt_tokens + answer.usage.completion_tokens
             self._metrics.used(self.model, answer.usage)
+
+    def _name_fallback(self, answer: Answer) -> None:
+        if isinstance(answer, Chunk | Inferred) and answer.fallback and (source := _source.get()) is not None:
+            source.fallback = answer.fallback
