@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping
 from typing import Any, Final, Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
 from shoal.types import Usage, WorkerState
@@ -40,6 +40,12 @@ class _Labelled(Generic[M]):
             child = self._children[labels] = self._metric.labels(*labels)
         return child
 
+    def drop(self, models: Container[str]) -> None:
+        """For a metric whose first label is a model."""
+        for labels in [labels for labels in self._children if labels[0] in models]:
+            del self._children[labels]
+            self._metric.remove(*labels)
+
 
 class CoordinatorMetrics:
     """``is_known`` says whether a model's name may become a label; so may those of ``tenants``. Durations are in
@@ -48,6 +54,7 @@ class CoordinatorMetrics:
     def __init__(
         self, registry: CollectorRegistry, *, is_known: Callable[[str], bool], tenants: Container[str] = ()
     ) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # samples that nobody graphs
         self._registry = registry
         self._is_known = is_known
         self._tenants = tenants
@@ -116,6 +123,19 @@ class CoordinatorMetrics:
             Counter("rejected_total", "Requests not let in, by the bound that was reached.", ("reason", "tenant"), **to)
         )
         self._waiting = _Labelled(Gauge("waiting_requests", "Requests that wait for a worker.", ("model",), **to))
+        self._named: set[str] = set()  # the models that are labels
+        self._of_models: tuple[_Labelled[Any], ...] = (
+            self._requests,
+            self._duration,
+            self._first_token,
+            self._token_gap,
+            self._queue_time,
+            self._tokens,
+            self._decisions,
+            self._hedged,
+            self._stall,
+            self._waiting,
+        )
         self.workers({})
 
     def began(self) -> None:
@@ -171,7 +191,20 @@ class CoordinatorMetrics:
 
     def render(self) -> bytes:
         """Prometheus' text format, version 0.0.4."""
+        self._drop_gone()
         return generate_latest(self._registry)
 
     def _model(self, name: str) -> str:
-        return name if self._is_known(name) else UNKNOWN
+        if not self._is_known(name):
+            return UNKNOWN
+        if name not in self._named:
+            self._drop_gone()
+            self._named.add(name)
+        return name
+
+    def _drop_gone(self) -> None:
+        """Models that are known no more: their series would stay for ever, as others come and go."""
+        gone = {name for name in self._named if not self._is_known(name)}
+        for metric in self._of_models if gone else ():
+            metric.drop(gone)
+        self._named -= gone

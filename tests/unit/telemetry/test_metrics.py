@@ -99,3 +99,39 @@ def test_two_components_in_one_process_share_nothing() -> None:
     CoordinatorMetrics(first, is_known=bool).began()
     CoordinatorMetrics(second, is_known=bool)
     assert value(second, "in_flight_requests") == 0
+
+
+def test_a_model_that_is_gone_leaves_no_series(registry: CollectorRegistry) -> None:
+    known = {"fish", "crab"}
+    metrics = CoordinatorMetrics(registry, is_known=known.__contains__)
+    for model in ("fish", "crab"):
+        metrics.finished(model, "ok", 0.1)
+        metrics.routed(model, "p2c", "least_loaded", 0.1)
+        metrics.first_token(model, 0.1)
+        metrics.token_gap(model, 0.1)
+        metrics.resumed(model, 0.1)
+        metrics.hedged(model, "first")
+        metrics.waiting(model, 1)
+        metrics.used(model, Usage(1, 1))
+    known.remove("crab")
+    assert b"crab" not in metrics.render()
+    assert value(registry, "requests_total", model="fish", outcome="ok") == 1
+    known.add("crab")
+    metrics.finished("crab", "ok", 0.1)
+    assert value(registry, "requests_total", model="crab", outcome="ok") == 1
+
+
+def test_models_that_come_and_go_are_dropped_though_nobody_reads_the_metrics(registry: CollectorRegistry) -> None:
+    known: set[str] = set()
+    metrics = CoordinatorMetrics(registry, is_known=known.__contains__)
+    for number in range(50):
+        known.clear()
+        known.add(f"model {number}")
+        metrics.finished(f"model {number}", "ok", 0.1)
+    (family,) = (family for family in registry.collect() if family.name == "shoal_requests")
+    assert {sample.labels["model"] for sample in family.samples} == {"model 49"}
+
+
+def test_when_a_series_began_is_not_told(metrics: CoordinatorMetrics) -> None:
+    metrics.finished("fish", "ok", 0.1)
+    assert b"_created" not in metrics.render()
