@@ -25,6 +25,25 @@ def admin_options(command: F) -> F:
     return address_option(command)
 
 
+def admin_options_behind(command: F) -> F:
+    """The same behind the name of a subcommand, where they win over those before it."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, expose_value=False, callback=_as_json, help="For programs."),
+        click.option("--address", metavar="HOST:PORT", expose_value=False, callback=_to, help="A coordinator."),
+    ):
+        command = option(command)
+    return command
+
+
+def _to(context: click.Context, option: click.Parameter, address: str | None) -> None:
+    if address is not None:
+        context.obj = (address, context.obj[1])
+
+
+def _as_json(context: click.Context, option: click.Parameter, as_json: bool) -> None:
+    context.obj = (context.obj[0], as_json or context.obj[1])
+
+
 def ask(address: str, method: str, path: str, body: Any = None) -> Any:
     """The answer's JSON. Raises :class:`~shoal.errors.ShoalError` with what the coordinator said."""
     connection = http.client.HTTPConnection(address, timeout=TIMEOUT)

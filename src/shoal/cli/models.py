@@ -10,7 +10,7 @@ import click
 import msgspec
 from rich.table import Table
 
-from shoal.cli.admin import admin_options, ask, show_table, tell
+from shoal.cli.admin import admin_options, admin_options_behind, ask, show_table, tell
 from shoal.errors import ConfigError
 
 
@@ -31,6 +31,7 @@ def models(context: click.Context, address: str, as_json: bool) -> None:
 @click.option("--replicas", type=click.IntRange(min=1), help="On so many workers; on all, unless told otherwise.")
 @click.option("--worker", "workers", multiple=True, metavar="ID", help="On this worker; may be repeated.")
 @click.option("--settings", type=click.Path(path_type=Path), help="YAML file with the model's settings.")
+@admin_options_behind
 @click.pass_obj
 def load(
     to: tuple[str, bool],
@@ -55,6 +56,7 @@ def load(
 
 @models.command()
 @click.argument("name")
+@admin_options_behind
 @click.pass_obj
 def unload(to: tuple[str, bool], name: str) -> None:
     """Take NAME@VERSION, or every version of NAME, away; what runs on it ends first."""
@@ -64,6 +66,7 @@ def unload(to: tuple[str, bool], name: str) -> None:
 
 @models.command()
 @click.argument("name", metavar="NAME@VERSION")
+@admin_options_behind
 @click.pass_obj
 def promote(to: tuple[str, bool], name: str) -> None:
     """Let a version answer to the bare name from now on."""
@@ -75,6 +78,7 @@ def promote(to: tuple[str, bool], name: str) -> None:
 @click.argument("alias")
 @click.argument("targets", nargs=-1, metavar="NAME[@VERSION][=WEIGHT]...")
 @click.option("--delete", is_flag=True, help="Take the alias away.")
+@admin_options_behind
 @click.pass_obj
 def alias(to: tuple[str, bool], alias: str, targets: tuple[str, ...], delete: bool) -> None:
     """Let ALIAS lead to models, each as often as its weight says: `shoal models alias chat m@1=9 m@2=1`."""

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 from rich.table import Table
 
-from shoal.cli.admin import admin_options, ask, show_table, tell
+from shoal.cli.admin import admin_options, admin_options_behind, ask, show_table, tell
 
 
 @click.group(invoke_without_command=True)
@@ -24,6 +24,7 @@ def workers(context: click.Context, address: str, as_json: bool) -> None:
 @workers.command()
 @click.argument("worker", metavar="ID")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for what runs there.")
+@admin_options_behind
 @click.pass_obj
 def drain(to: tuple[str, bool], worker: str, timeout: float | None) -> None:
     """Give a worker nothing new, let it finish what it has, and leave."""
