@@ -160,6 +160,21 @@ def test_a_client_that_wants_no_more_has_no_grace() -> None:
     simulate(scenario())
 
 
+def test_a_client_that_wants_no_more_and_leaves_at_once_has_no_grace() -> None:
+    async def scenario() -> None:
+        async with fleet(1) as f:
+            for _ in range(5):
+                async with client(f) as c:
+                    stream = c.stream([{"role": "user", "content": "count"}], max_tokens=2000)
+                    await anext(stream)
+                    await stream.aclose()
+            await asyncio.sleep(0.5)
+            assert kept(f) == 0
+            f.assert_nothing_is_left()
+
+    simulate(scenario())
+
+
 def test_a_coordinator_that_keeps_no_more_serves_all_the_same() -> None:
     async def scenario() -> None:
         async with fleet(1, keep=KeepConfig(max_answers=2)) as f, client(f) as c:

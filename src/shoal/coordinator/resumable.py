@@ -42,7 +42,7 @@ class ResumableStreams:
                     for chunk in page:
                         await call.send(chunk.data)
         except asyncio.CancelledError:
-            if not call.connection.is_closed:  # it was not lost: the client wants no more
+            if call.is_given_up or not call.connection.is_closed:  # it was not lost: the client wants no more
                 self._keeper.give_up(kept)
             raise
         if kept.error is not None:

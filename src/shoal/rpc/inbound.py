@@ -32,6 +32,7 @@ class Call:
         self.deadline = None if event.timeout is None else asyncio.get_running_loop().time() + event.timeout
         self.stream_id = event.stream_id
         self.size = len(event.payload)  # bytes
+        self.is_given_up = False  # the peer has said that it wants no more
         self._protocol = protocol
         self._writer = writer
         self._credited: asyncio.Event | None = None  # most calls never wait for credit
@@ -123,6 +124,7 @@ class Inbound:
 
     def cancelled(self, stream_id: int) -> None:
         if (task := self._by_stream.get(stream_id)) is not None:
+            self._tasks[task].is_given_up = True
             task.cancel()
 
     def credited(self, stream_id: int) -> None:
