@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from shoal.clock import now
 from shoal.load_balancer import Hedging
 from shoal.messages import Inferred
 from shoal.model_registry import ModelSpec
 from shoal.types import ModelId
+
+REMEMBERED: Final = 1024  # models
 
 Ask = Coroutine[Any, Any, Inferred]
 
@@ -33,11 +35,10 @@ class Hedges:
             return None
         known = self._models.get(spec.id)
         if known is None or known[0] is not spec:
+            if len(self._models) >= REMEMBERED:
+                del self._models[next(iter(self._models))]
             known = self._models[spec.id] = spec, Hedging(settings.quantile, settings.share)
         return known[1]
-
-    def forget(self, model: ModelId) -> None:
-        self._models.pop(model, None)
 
     async def first(self, hedging: Hedging, model: str, ask: Ask, ask_another: Callable[[], Ask | None]) -> Inferred:
         """The first answer that is one; when none is, the error of the worker that was asked first.
