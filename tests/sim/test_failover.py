@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import pytest
-from sim.simulation import Fleet, counting, fleet, simulate
+from sim.simulation import Fleet, NumbersRuntime, counting, fleet, simulate
 
 from shoal.clock import now
+from shoal.coordinator.attempts import PATIENCE
 from shoal.errors import DeadlineExceeded, EngineFailed, ModelUnavailable, WorkerLost
+from shoal.messages import Chunk, Generate
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -46,6 +50,35 @@ def test_an_answer_waits_for_its_only_worker_to_come_back() -> None:
             await f.add_worker("w2")
             assert await asyncio.gather(*asked) == [counting(100)] * 5
             assert now() < 8
+
+    simulate(scenario())
+
+
+class SlowToTakeUp(NumbersRuntime):
+    """Goes on with an answer only after longer than a request has patience, as one that replays token by token."""
+
+    async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk, None]:
+        if request.output:
+            await asyncio.sleep(PATIENCE + 10)
+        async with aclosing(super().generate(request, deadline=deadline)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+def test_an_answer_that_loses_a_slow_worker_too_has_its_patience_anew() -> None:
+    async def scenario() -> None:
+        async with fleet(1) as f:
+            answer = asyncio.create_task(f.ask(50, timeout=300))
+            await asyncio.sleep(0.3)
+            await f.add_worker("slow", runtime=SlowToTakeUp())
+            await f.until_ready(2)
+            f.crash("w1")
+            await asyncio.sleep(PATIENCE + 5)
+            f.crash("slow")
+            await asyncio.sleep(5)
+            await f.add_worker("w2")
+            assert await answer == counting(50)
+            f.assert_nothing_is_left()
 
     simulate(scenario())
 

@@ -24,6 +24,7 @@ class Loss:
     error: ShoalError
     at: float
     patient: bool
+    since: float  # when the answer was interrupted, however many workers were asked for the rest since then
 
 
 class Attempts:
@@ -67,7 +68,8 @@ class Attempts:
         if not self.begun and not self._budget.withdraw():
             raise error
         patient = self.begun or (isinstance(error, WorkerLost) and not self.spec.settings.fallback)
-        self.loss = self.loss or Loss(error, now, patient)
+        earlier = self.loss or Loss(error, now, patient, since=now)
+        self.loss = Loss(error, now, earlier.patient or patient, earlier.since)
         self.failure = decision, error
 
     def none_to_ask(self, error: ShoalError, now: float) -> None:

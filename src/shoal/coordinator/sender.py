@@ -70,7 +70,7 @@ class Sender:
                 async with aclosing(self._answers(decision, attempts)) as answers:
                     async for answer in answers:
                         if (loss := attempts.passed_on(answer)) is not None:
-                            self._metrics.resumed(spec.name, now() - loss.at)
+                            self._metrics.resumed(spec.name, now() - loss.since)
                         yield answer
                 return
             except ShoalError as error:
