@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from shoal.errors import DeadlineExceeded, ProtocolError, ShoalError, WorkerLost
 from shoal.messages import Answer, Request
@@ -42,8 +42,9 @@ FAREWELL_TIMEOUT: Final = 1.0  # seconds a closing connection gives the peer to 
 class Connection(asyncio.Protocol):
     """One connection; a protocol for any asyncio transport.
 
-    ``handler(message, call)`` serves what the peer asks, in a task of its own that ends with the connection; its
-    return ends the stream, what it raises becomes the error of the peer. Without a handler the peer may not ask.
+    ``handler(message, call)`` serves what the peer asks: it returns the only answer, or a coroutine that sends answers
+    in a task of its own, which ends with the connection; its return ends the stream. What either raises becomes the
+    error of the peer. Without a handler the peer may not ask.
     ``dials`` is true on the side that called the other. ``keepalive=None`` is for peers on the same machine whose
     end shows in other ways. ``handshake_timeout`` in seconds; ``on_closed`` is called once, after the end.
     """
@@ -72,6 +73,7 @@ class Connection(asyncio.Protocol):
         self._beginning = 0  # ordinal of the frame that was not whole at the last read; 0: none
         self._begun = 0.0  # when that frame began, on the loop's clock
         self._unsent = 0  # bytes the transport held when the pulse was last felt
+        self._took = 0.0  # when the peer was last seen to take bytes of ours, on the loop's clock
         self._place = ""  # " at HOST:PORT", once it is known
         self._handshake_timeout = handshake_timeout
         self._on_closed = on_closed
@@ -80,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._settled = asyncio.Event()  # ready, or over
         self._gone = asyncio.Event()  # the transport is closed
         self._timer: asyncio.TimerHandle | None = None  # the handshake's, then the pulse's, then the farewell's
+        self._takers = self._takers_of_events()
 
     # -- for its users
 
@@ -195,12 +198,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = self._loop.time()
-        if self._pulse is not None:
-            self._pulse.hear(self.heard)
         for event in self._protocol.receive_data(data):
-            if self.is_closed:
+            if self._why is not None:
                 return
-            self._dispatch(event)
+            self._takers[type(event)](event)
         if (beginning := self._protocol.beginning) != self._beginning:
             self._beginning, self._begun = beginning, self.heard
 
@@ -223,36 +224,30 @@ class Connection(asyncio.Protocol):
 
     # -- events
 
-    def _dispatch(self, event: Event) -> None:
-        match event:  # the frequent ones first
-            case Received(stream_id, payload, end):
-                self._outbound.received(stream_id, payload, end)
-            case Opened():
-                self._inbound.opened(event)
-            case Credited(stream_id):
-                self._inbound.credited(stream_id)
-            case CancelledByPeer(stream_id):
-                self._inbound.cancelled(stream_id)
-            case Failed(stream_id, error):
-                self._outbound.failed(stream_id, error)
-            case Pinged(data):
-                self._writer.write_unpaced(self._protocol.pong(data))
-            case Ponged():
-                pass  # that it came was heard already
-            case Ready():
-                self._begin()
-            case Parted(reason):
-                self._lose(f"it said goodbye: {reason}")
-                self._end_transport()
-            case Broken(error):
-                self._broken(error)
+    def _takers_of_events(self) -> dict[type[Event], Callable[[Any], None]]:
+        return {
+            Ready: self._begin,
+            Opened: self._inbound.opened,
+            Credited: self._inbound.credited,
+            CancelledByPeer: self._inbound.cancelled,
+            Received: self._outbound.received,
+            Failed: self._outbound.failed,
+            Pinged: lambda event: self._writer.write_unpaced(self._protocol.pong(event.data)),
+            Ponged: lambda _event: None,  # that it came was heard already
+            Parted: self._parted,
+            Broken: lambda event: self._broken(event.error),
+        }
 
-    def _begin(self) -> None:
+    def _begin(self, _event: Ready) -> None:
         self._stop_timer()
         if self._keepalive is not None:
-            self._pulse = Pulse(self._keepalive, self._loop.time())
+            self._pulse = Pulse(self._keepalive)
             self._feel_pulse()
         self._settled.set()
+
+    def _parted(self, event: Parted) -> None:
+        self._lose(f"it said goodbye: {event.reason}")
+        self._end_transport()
 
     def _feel_pulse(self) -> None:
         assert self._pulse is not None
@@ -260,9 +255,9 @@ class Connection(asyncio.Protocol):
         unsent = self._transport.get_write_buffer_size()
         if unsent < self._unsent:
             # The peer takes what we write; a ping may be behind a long frame in the same queue.
-            self._pulse.hear(self._loop.time())
+            self._took = self._loop.time()
         self._unsent = unsent
-        verdict, again = self._pulse.check(self._loop.time())
+        verdict, again = self._pulse.check(max(self.heard, self._took), self._loop.time())
         if verdict is Verdict.LOST:
             self._abort("it was silent for too long")
             return

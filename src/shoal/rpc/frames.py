@@ -9,7 +9,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from shoal.errors import ProtocolError
 from shoal.rpc.codec import Buffer
@@ -48,11 +50,11 @@ _LIMITS: Final = {
     FrameType.PONG: 8,
     FrameType.GOODBYE: 4 * KIB,
 }
-_SIZED: Final = (FrameType.OPEN, FrameType.DATA)
+_OPEN, _DATA = _SIZED = FrameType.OPEN, FrameType.DATA
 _CONNECTION_WIDE: Final = frozenset({FrameType.HELLO, FrameType.PING, FrameType.PONG, FrameType.GOODBYE})
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True):
     type: FrameType
     stream_id: int
     payload: bytes | bytearray
@@ -100,11 +102,7 @@ class FrameReader:
         self._payload = bytearray()
         self._count = 0  # frames that have come whole
         self._number = 0  # of the last frame that had one
-
-    @property
-    def beginning(self) -> int:
-        """The ordinal of the frame that has begun to come and is not whole; 0: there is none."""
-        return self._count + 1 if self._rest or self._head is not None else 0
+        self.beginning = 0  # ordinal of the frame that has begun to come and is not whole; 0: there is none
 
     def trust(self) -> None:
         """The peer is known: its frames may be as large as they get."""
@@ -113,7 +111,7 @@ class FrameReader:
     def drop(self) -> None:
         """Nothing more will come: forget what has come of a frame."""
         self._unfinished.give_back(len(self._payload))
-        self._payload, self._rest, self._head = bytearray(), b"", None
+        self._payload, self._rest, self._head, self.beginning = bytearray(), b"", None, 0
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Yield the frames that ``data`` completes.
@@ -121,29 +119,27 @@ class FrameReader:
         Raises :class:`ProtocolError` at a header that is wrong or announces too much, and when too much is held
         for unfinished frames; the reader is then of no further use.
         """
-        if self._head is None and self._rest:
+        if self._rest:
             data, self._rest = self._rest + data, b""
-        at = 0
-        while True:
-            if self._head is None:
-                if len(data) - at < HEADER.size:
-                    self._rest = data[at:]
-                    return
-                self._head = self._read_header(data, at)
+        at, size = 0, len(data)
+        head, self._head = self._head, None
+        while head is not None or size - at >= HEADER.size:
+            if head is None:
+                head = self._read_header(data, at)
                 at += HEADER.size
-            length, kind, end, stream_id = self._head
+            length, kind, end, stream_id = head
             missing = length - len(self._payload)
+            if size - at < missing:
+                self._keep(data[at:])
+                self._head, self.beginning = head, self._count + 1
+                return
             part = data[at : at + missing]
-            at += len(part)
-            payload: bytes | bytearray = part
-            if len(part) < length:  # not all of it was in this read
-                if len(part) < missing:
-                    self._keep(part)
-                    return
-                payload = self._take_kept(part)
-            self._head = None
+            at += missing
             self._count += 1
-            yield Frame(kind, stream_id, payload, end)
+            yield Frame(kind, stream_id, part if missing == length else self._take_kept(part), end)
+            head = None
+        self._rest = data[at:]
+        self.beginning = self._count + 1 if self._rest else 0
 
     def _keep(self, payload: bytes) -> None:
         if not self._unfinished.take(len(payload)):
@@ -159,12 +155,12 @@ class FrameReader:
     def _read_header(self, data: bytes, at: int) -> tuple[int, FrameType, bool, int]:
         length, number, flags, stream_id = HEADER.unpack_from(data, at)
         kind = self._types.get(number)
-        end = flags & END
-        if kind is None or (end and kind is not FrameType.DATA):
-            raise ProtocolError(f"there is no frame of type {number} with flags {end}")
+        end = flags & END == END
+        if kind is None or (end and kind is not _DATA):
+            raise ProtocolError(f"there is no frame of type {number} with flags {flags & END}")
         if length > self._limits[kind]:
             raise ProtocolError(f"a {kind.name} frame of {length} bytes is over the limit of {self._limits[kind]}")
-        if kind is not FrameType.OPEN and (stream_id == 0) != (kind in _CONNECTION_WIDE):
+        if (stream_id == 0) is not (kind in _CONNECTION_WIDE) and kind is not _OPEN:
             raise ProtocolError(f"a {kind.name} frame cannot be on stream {stream_id}")
         if flags > END:
             due = self._number % NUMBERS + 1
@@ -172,4 +168,4 @@ class FrameReader:
                 came = flags >> 1
                 raise ProtocolError(f"frame {came} came where frame {due} was due: some were lost, repeated or moved")
             self._number = due
-        return length, kind, end == END, stream_id
+        return length, kind, end, stream_id

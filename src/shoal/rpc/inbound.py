@@ -1,4 +1,5 @@
-"""What the peer asks: a task for every request, held to its deadline, its credit and the peer's budget."""
+"""What the peer asks: a task for every request that has to wait for something, held to its deadline, its credit and
+the peer's budget."""
 
 from __future__ import annotations
 
@@ -7,11 +8,12 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from shoal.aio import within
+from shoal.aio import Guard
 from shoal.errors import Cancelled, DeadlineExceeded, ErrorInfo, InvalidRequest, Overloaded, ShoalError, WorkerLost
-from shoal.messages import Answer, Notice, Request
+from shoal.messages import Answer, Message, Notice, Request
 from shoal.rpc.codec import deserialize, serialize
-from shoal.rpc.events import Opened
+from shoal.rpc.deadlines import Deadlines
+from shoal.rpc.events import CancelledByPeer, Credited, Opened
 from shoal.rpc.limits import MAX_REFUSED_NOTICES, MAX_STALL, Budget
 from shoal.rpc.protocol import NOTICE, LocalProtocolError, WireProtocol
 from shoal.rpc.writer import Writer
@@ -21,15 +23,33 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Handler: TypeAlias = Callable[[Request, "Call"], Coroutine[Any, Any, None]]
+Handler: TypeAlias = Callable[[Request, "Call"], Answer | Coroutine[Any, Any, None]]
 
 
 class Call:
     """A request of the peer, as its handler sees it."""
 
+    __slots__ = (
+        "_credited",
+        "_protocol",
+        "_writer",
+        "connection",
+        "deadline",
+        "guard",
+        "is_given_up",
+        "size",
+        "stream_id",
+        "task",
+        "work",
+    )
+
+    guard: Guard  # around the work, where it has a deadline
+    task: asyncio.Task[None]  # in which it is done
+    work: Coroutine[Any, Any, None]
+
     def __init__(self, connection: Connection, protocol: WireProtocol, writer: Writer, event: Opened) -> None:
         self.connection = connection
-        self.deadline = None if event.timeout is None else asyncio.get_running_loop().time() + event.timeout
+        self.deadline = None if event.timeout is None else connection.heard + event.timeout  # on the loop's clock
         self.stream_id = event.stream_id
         self.size = len(event.payload)  # bytes
         self.is_given_up = False  # the peer has said that it wants no more
@@ -52,7 +72,7 @@ class Call:
         if self.stream_id == NOTICE:
             raise LocalProtocolError("a notice takes no answer")
         buffers = serialize(message)
-        while not self._protocol.can_send(self.stream_id) or self._writer.is_full:
+        while self._writer.is_full or not self._protocol.can_send(self.stream_id):
             if not self.is_open:
                 raise Cancelled("the other side wants no more answers")
             if self._writer.is_full:
@@ -68,6 +88,13 @@ class Call:
             await asyncio.wait_for(self._credited.wait(), MAX_STALL)
         except TimeoutError:
             raise DeadlineExceeded(f"nobody has read the answer for {MAX_STALL:.0f} s") from None
+
+    def answer(self, message: Answer) -> bool:
+        """Send the only answer, unless it would have to wait. Raises as :meth:`send` does."""
+        if self._writer.is_full:
+            return False
+        self._writer.write(self._protocol.answer(self.stream_id, serialize(message)))
+        return True
 
     def wake(self) -> None:
         """There may be credit."""
@@ -100,7 +127,8 @@ class Inbound:
         self._handler = handler
         self._budget = budget
         self._tasks: dict[asyncio.Task[None], Call] = {}
-        self._by_stream: dict[int, asyncio.Task[None]] = {}  # without notices
+        self._by_stream: dict[int, Call] = {}  # without notices
+        self._deadlines = Deadlines(self._expire)
         self._refused_notices = 0
 
     def __len__(self) -> int:
@@ -111,29 +139,44 @@ class Inbound:
         try:
             if self._handler is None:
                 raise InvalidRequest("this side takes no requests")
-            if not self._budget.take(call.size):
+            if not self._budget.has_room(call.size):
                 raise Overloaded(f"{self._connection.name} has as many requests here as one peer may have")
-        except ShoalError as error:
-            self._refuse(call, error)
+            message = deserialize(event.payload, Request)
+            if call.stream_id == NOTICE and not isinstance(message, Notice):
+                self._connection.reject(f"{type(message).__name__} wants an answer, so it needs a stream")
+                return
+            work = self._handler(message, call)
+            if isinstance(work, Message):
+                if call.answer(work):
+                    return
+                work = call.send(work)
+        except Exception as error:
+            self._fail(call, error)
             return
-        task = asyncio.create_task(self._serve(self._handler, call, event), name=f"rpc stream {call.stream_id}")
-        self._tasks[task] = call
+        self._begin(call, work)
+
+    def _begin(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
+        self._budget.take(call.size)
+        call.work = work
+        call.task = asyncio.create_task(self._serve(call), name=f"rpc stream {call.stream_id}")
+        call.task.add_done_callback(self._ended)
+        self._tasks[call.task] = call
         if call.stream_id != NOTICE:
-            self._by_stream[call.stream_id] = task
-        task.add_done_callback(self._ended)
+            self._by_stream[call.stream_id] = call
 
-    def cancelled(self, stream_id: int) -> None:
-        if (task := self._by_stream.get(stream_id)) is not None:
-            self._tasks[task].is_given_up = True
-            task.cancel()
+    def cancelled(self, event: CancelledByPeer) -> None:
+        if (call := self._by_stream.get(event.stream_id)) is not None:
+            call.is_given_up = True
+            call.task.cancel()
 
-    def credited(self, stream_id: int) -> None:
-        if (task := self._by_stream.get(stream_id)) is not None:
-            self._tasks[task].wake()
+    def credited(self, event: Credited) -> None:
+        if (call := self._by_stream.get(event.stream_id)) is not None:
+            call.wake()
 
     def cancel_all(self) -> None:
         for task in list(self._tasks):
             task.cancel()
+        self._deadlines.clear()
 
     async def wait(self) -> None:
         """Until every handler has ended, but for the one that waits here itself."""
@@ -141,20 +184,28 @@ class Inbound:
         if others:
             await asyncio.wait(others)
 
-    async def _serve(self, handler: Handler, call: Call, event: Opened) -> None:
-        # Whatever the handler raises has to become an answer here: no one else would tell the peer.
+    async def _serve(self, call: Call) -> None:
         try:
-            message = deserialize(event.payload, Request)
-            if call.stream_id == NOTICE and not isinstance(message, Notice):
-                self._connection.reject(f"{type(message).__name__} wants an answer, so it needs a stream")
-                return
-            await within(event.timeout, handler(message, call), DeadlineExceeded)
+            if call.deadline is None:
+                await call.work
+            else:
+                call.guard = Guard()
+                with call.guard:
+                    self._deadlines.add(call.stream_id, call.deadline)
+                    await call.work
             call.end()
-        except ShoalError as error:
-            self._refuse(call, error)
-        except Exception:
-            logger.exception("a request handler failed", extra={"action": "handler_failed"})
-            self._refuse(call, ShoalError("internal error"))
+        except Exception as error:
+            self._fail(call, error)
+
+    def _expire(self, stream_id: int) -> None:
+        self._by_stream[stream_id].guard.interrupt(DeadlineExceeded())
+
+    def _fail(self, call: Call, error: Exception) -> None:
+        """Whatever is raised has to become an answer: no one else would tell the peer."""
+        if not isinstance(error, ShoalError):
+            logger.error("a request handler failed", exc_info=error, extra={"action": "handler_failed"})
+            error = ShoalError("internal error")
+        self._refuse(call, error)
 
     def _refuse(self, call: Call, error: ShoalError) -> None:
         if call.stream_id == NOTICE:
@@ -170,7 +221,9 @@ class Inbound:
         # If the stream is still open, neither the peer nor the connection ended the task but this process, which
         # stops: another worker may take the request.
         call = self._tasks.pop(task)
+        call.work.close()
         self._by_stream.pop(call.stream_id, None)
+        self._deadlines.remove(call.stream_id)
         self._budget.give_back(call.size)
         if call.is_open:
             call.fail(WorkerLost("the request was stopped where it ran").to_info())

@@ -15,9 +15,11 @@ class Inbox:
 
     Bounded by credit: the peer may send ``window`` answers, and ``grant(n)`` lets it send ``n`` more once so many
     were taken. Half a window at a time, so that a stream flows without a frame of credit for every answer.
+    ``timeout``: seconds that were given to all of them, for people.
     """
 
-    def __init__(self, window: int, grant: Callable[[int], None]) -> None:
+    def __init__(self, window: int, grant: Callable[[int], None], timeout: float | None) -> None:
+        self.timeout = timeout
         self._batch = max(1, window // 2)
         self._grant = grant
         self._payloads: collections.deque[Buffer] = collections.deque()
@@ -69,30 +71,27 @@ class Inbox:
 
 
 class First:
-    """The same of a stream of which only the first answer is wanted: one future is all it takes."""
+    """The same of a stream of which only the first answer is wanted: ``future`` has it, None where there was none, or
+    what ended the stream."""
 
-    __slots__ = ("_error", "_future")
+    __slots__ = ("future", "timeout")
 
-    def __init__(self, future: asyncio.Future[Buffer | None]) -> None:
-        self._future = future
-        self._error: ShoalError | None = None
+    def __init__(self, future: asyncio.Future[Buffer | None], timeout: float | None) -> None:
+        self.future = future
+        self.timeout = timeout
 
     @property
     def ended(self) -> bool:
-        return self._future.done()
+        return self.future.done()
 
     def put(self, payload: Buffer) -> None:
-        if not self._future.done():
-            self._future.set_result(payload)
+        if not self.future.done():
+            self.future.set_result(payload)
 
     def end(self, error: ShoalError | None = None) -> None:
-        if not self._future.done():
-            self._error = error
-            self._future.set_result(None)
-
-    async def get(self) -> Buffer | None:
-        """None where there was no answer. Raises what ended the stream."""
-        payload = await self._future
-        if self._error is not None:
-            raise self._error
-        return payload
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(error)

@@ -26,24 +26,20 @@ class Verdict(Enum):
 
 
 class Pulse:
-    """What is known of a peer's life."""
+    """What is asked of a peer to know whether it lives."""
 
-    def __init__(self, keepalive: Keepalive, now: float) -> None:
+    def __init__(self, keepalive: Keepalive) -> None:
         self._keepalive = keepalive
-        self._heard = now
         self._pinged: float | None = None
 
-    def hear(self, now: float) -> None:
-        """A sign of life: any bytes from the peer, or that it took bytes of ours."""
-        self._heard = now
-        self._pinged = None
-
-    def check(self, now: float) -> tuple[Verdict, float]:
-        """What to do now, and in how many seconds to ask again."""
-        if self._pinged is not None:
+    def check(self, heard: float, now: float) -> tuple[Verdict, float]:
+        """What to do now, and in how many seconds to ask again. ``heard`` is when it last gave a sign of life: any
+        bytes of its, or that it took bytes of ours."""
+        if self._pinged is not None and heard < self._pinged:
             left = self._pinged + self._keepalive.timeout - now
             return (Verdict.WAIT, left) if left > 0 else (Verdict.LOST, 0.0)
-        left = self._heard + self._keepalive.interval - now
+        self._pinged = None
+        left = heard + self._keepalive.interval - now
         if left > 0:
             return Verdict.WAIT, left
         self._pinged = now

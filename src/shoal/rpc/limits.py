@@ -72,13 +72,13 @@ class Budget:
         self._calls = calls
         self._size = size
 
-    def take(self, size: int) -> bool:
-        """Take on a call of ``size`` bytes, or say no and change nothing."""
-        if self._calls < 1 or self._size < size:
-            return False
+    def has_room(self, size: int) -> bool:
+        """May a call of ``size`` bytes be taken on?"""
+        return self._calls > 0 and self._size >= size
+
+    def take(self, size: int) -> None:
         self._calls -= 1
         self._size -= size
-        return True
 
     def give_back(self, size: int) -> None:
         self._calls += 1

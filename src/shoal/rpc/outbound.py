@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from shoal.errors import DeadlineExceeded, ErrorInfo, ProtocolError, ShoalError, WorkerLost, from_info
+from shoal.errors import DeadlineExceeded, ProtocolError, ShoalError, WorkerLost, from_info
 from shoal.messages import Answer, Request
 from shoal.rpc.codec import Buffer, deserialize, serialize
+from shoal.rpc.deadlines import Deadlines
+from shoal.rpc.events import Failed, Received
 from shoal.rpc.inbox import First, Inbox
 from shoal.rpc.protocol import WireProtocol
 from shoal.rpc.writer import Writer
@@ -36,7 +38,7 @@ class Answers:
         return self
 
     async def __anext__(self) -> Answer:
-        answer = await self.next()
+        answer = _read(await self._inbox.get())
         if answer is None:
             raise StopAsyncIteration
         return answer
@@ -66,7 +68,7 @@ class Outbound:
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._inboxes: dict[int, Inbox | First] = {}
-        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._deadlines = Deadlines(self._expire)
 
     def __len__(self) -> int:
         return len(self._inboxes)
@@ -75,7 +77,7 @@ class Outbound:
         buffers = serialize(message)
         left = await self._room(timeout) if self._writer.is_full else timeout
         stream_id = self._ask(buffers, left, timeout)
-        inbox = Inbox(self._protocol.hello.credit, lambda count: self._grant(stream_id, count))
+        inbox = Inbox(self._protocol.hello.credit, lambda count: self._grant(stream_id, count), timeout)
         self._inboxes[stream_id] = inbox
         return stream_id, inbox
 
@@ -83,9 +85,9 @@ class Outbound:
         buffers = serialize(message)
         left = await self._room(timeout) if self._writer.is_full else timeout
         stream_id = self._ask(buffers, left, timeout)
-        inbox = self._inboxes[stream_id] = First(self._loop.create_future())
+        inbox = self._inboxes[stream_id] = First(self._loop.create_future(), timeout)
         try:
-            payload = await inbox.get()
+            payload = await inbox.future
         finally:
             self.leave(stream_id)
         return _read(payload)
@@ -108,54 +110,48 @@ class Outbound:
             raise DeadlineExceeded(f"a timeout of {timeout} s leaves no time for the request")
         stream_id, frames = self._protocol.open(buffers, left)
         if left is not None and timeout is not None:
-            self._timers[stream_id] = self._loop.call_later(left, self._expire, stream_id, timeout)
+            self._deadlines.add(stream_id, self._loop.time() + left)
         self._writer.write(frames)
         return stream_id
 
     def leave(self, stream_id: int) -> None:
         """Nobody reads this stream any more."""
         del self._inboxes[stream_id]
-        self._stop_timer(stream_id)
-        self._cancel(stream_id)
+        self._deadlines.remove(stream_id)
+        if self._protocol.is_open(stream_id):
+            self._cancel(stream_id)
 
-    def received(self, stream_id: int, payload: Buffer | None, end: bool) -> None:
-        inbox = self._inboxes[stream_id]
-        if payload is not None:
-            inbox.put(payload)
-        if end:
+    def received(self, event: Received) -> None:
+        inbox = self._inboxes[event.stream_id]
+        if event.payload is not None:
+            inbox.put(event.payload)
+        if event.end:
             inbox.end()
-            self._stop_timer(stream_id)
 
-    def failed(self, stream_id: int, error: ErrorInfo) -> None:
-        self._inboxes[stream_id].end(from_info(error))
-        self._stop_timer(stream_id)
+    def failed(self, event: Failed) -> None:
+        self._inboxes[event.stream_id].end(from_info(event.error))
 
     def lose(self) -> None:
         """The connection is over: every reader learns it at once."""
-        for stream_id, inbox in self._inboxes.items():
+        for inbox in self._inboxes.values():
             inbox.end(self._lost())
-            self._stop_timer(stream_id)
+        self._deadlines.clear()
 
     def give_up(self, error: Callable[[], ShoalError]) -> None:
         """The peer may be there, but nobody waits for it any longer: every reader gets an error of its own."""
         for stream_id, inbox in self._inboxes.items():
             if not inbox.ended:
                 inbox.end(error())
-                self._stop_timer(stream_id)
                 self._cancel(stream_id)
 
     def _grant(self, stream_id: int, count: int) -> None:
         self._writer.write_unpaced(self._protocol.credit(stream_id, count))
 
-    def _expire(self, stream_id: int, timeout: float) -> None:
-        self._inboxes[stream_id].end(DeadlineExceeded(f"the answer did not end within {timeout:g} s"))
-        self._stop_timer(stream_id)
+    def _expire(self, stream_id: int) -> None:
+        inbox = self._inboxes[stream_id]
+        inbox.end(DeadlineExceeded(f"the answer did not end within {inbox.timeout:g} s"))
         self._cancel(stream_id)
 
     def _cancel(self, stream_id: int) -> None:
         if self._protocol.is_open(stream_id) and self._lost() is None:
             self._writer.write_unpaced(self._protocol.cancel(stream_id))
-
-    def _stop_timer(self, stream_id: int) -> None:
-        if (timer := self._timers.pop(stream_id, None)) is not None:
-            timer.cancel()

@@ -48,6 +48,9 @@ MAX_REASON: Final = 1000  # characters of a goodbye, and of the field that an er
 
 T = TypeVar("T")
 
+_OURS, _THEIRS = Side.OURS, Side.THEIRS
+_CLOSED = ConnectionState.CLOSED
+
 _IDS: Final = 2**32
 _TIMEOUT: Final = struct.Struct("!Q")  # 8 bytes, so that the message behind it stays aligned
 _CREDIT: Final = struct.Struct("!I")
@@ -57,12 +60,9 @@ class LocalProtocolError(RuntimeError):
     """This side tried a move that the protocol does not allow: a mistake in this program."""
 
 
-class _Stream:
-    __slots__ = ("credit", "held")
-
-    def __init__(self, credit: int) -> None:
-        self.credit = credit  # messages that the server of the stream may send
-        self.held: Sequence[Buffer] | None = None  # a message that may turn out to be the last
+class _Stream(msgspec.Struct):
+    credit: int  # messages that the server of the stream may send
+    held: Sequence[Buffer] | None = None  # a message that may turn out to be the last
 
 
 class WireProtocol:
@@ -96,7 +96,7 @@ class WireProtocol:
     def receive_data(self, data: bytes) -> list[Event]:
         """The events that ``data`` completes. After :class:`Parted` or :class:`Broken` there are no more."""
         events: list[Event] = []
-        if self.state is ConnectionState.CLOSED:
+        if self.state is _CLOSED:
             return events
         try:
             if self.state is ConnectionState.PREFACE:
@@ -104,7 +104,7 @@ class WireProtocol:
             for frame in self._reader.feed(data):
                 if (event := self._receive_frame(frame)) is not None:
                     events.append(event)
-                if isinstance(event, Parted):
+                if self.state is _CLOSED:
                     break
         except ProtocolError as error:
             self.state = ConnectionState.CLOSED
@@ -140,12 +140,13 @@ class WireProtocol:
             raise ProtocolError("an OPEN frame ends before its timeout")
         (milliseconds,) = _TIMEOUT.unpack_from(frame.payload)
         timeout = min(milliseconds / 1000, MAX_TIMEOUT) if milliseconds else None
-        if frame.stream_id != NOTICE:
-            self._move(frame.stream_id, Move.RECEIVE_OPEN)
-            self._next[Side.THEIRS] = _after(frame.stream_id)
+        if (stream_id := frame.stream_id) != NOTICE:
+            if stream_id != self._next[_THEIRS] or stream_id in self._streams:  # the usual one is idle
+                self._move(stream_id, Move.RECEIVE_OPEN)
+            self._next[_THEIRS] = _after(stream_id)
             assert self.peer is not None
-            self._streams[frame.stream_id] = _Stream(self.peer.credit)
-        return Opened(frame.stream_id, timeout, memoryview(frame.payload)[_TIMEOUT.size :])
+            self._streams[stream_id] = _Stream(self.peer.credit)
+        return Opened(stream_id, timeout, memoryview(frame.payload)[_TIMEOUT.size :])
 
     def _on_data(self, frame: Frame) -> Event | None:
         if not frame.payload and not frame.end:
@@ -216,12 +217,10 @@ class WireProtocol:
         """
         self._check_open()
         payload = self._opening(message, timeout)
-        stream_id = self._next[Side.OURS]
+        stream_id = self._next[_OURS]
         while stream_id in self._streams:  # ids come round again; a stream may have lived all the while
             stream_id = _after(stream_id)
-        self._next[Side.OURS] = stream_id
-        self._move(stream_id, Move.SEND_OPEN)
-        self._next[Side.OURS] = _after(stream_id)
+        self._next[_OURS] = _after(stream_id)
         self._streams[stream_id] = _Stream(self.hello.credit)
         return stream_id, self._frame(FrameType.OPEN, stream_id, payload)
 
@@ -229,6 +228,15 @@ class WireProtocol:
         """Send a message that wants no answer."""
         self._check_open()
         return self._frame(FrameType.OPEN, NOTICE, self._opening(message, None))
+
+    def answer(self, stream_id: int, message: Sequence[Buffer]) -> list[Buffer]:
+        """Send the only answer. Needs :meth:`can_send`."""
+        self._check_open()
+        self._check_size(sum(map(len, message)))
+        stream = self._move(stream_id, Move.SEND_END)
+        assert stream is not None
+        assert stream.credit > 0
+        return self._frame(FrameType.DATA, stream_id, message, end=True)
 
     def send(self, stream_id: int, message: Sequence[Buffer]) -> list[Buffer]:
         """Send an answer. Needs :meth:`can_send`.

@@ -30,7 +30,7 @@ class Writer:
         self._buffers: list[Buffer] = []
         self._size = 0
         self._scheduled = False
-        self._paused = False
+        self.is_full = False  # wants the transport nothing more now?
         self._closed = False
         self._unpaced = 0  # bytes written while the transport was full
         self._waiters: list[asyncio.Future[None]] = []
@@ -38,14 +38,9 @@ class Writer:
     def start(self, transport: asyncio.Transport) -> None:
         self._transport = transport
 
-    @property
-    def is_full(self) -> bool:
-        """Does the transport want nothing more now?"""
-        return self._paused
-
     async def has_room(self) -> None:
         """Wait until the transport takes more, or the connection is over. The caller bounds the wait."""
-        while self._paused and not self._closed:
+        while self.is_full and not self._closed:
             waiter = self._loop.create_future()
             self._waiters.append(waiter)
             try:
@@ -68,7 +63,7 @@ class Writer:
 
     def write_unpaced(self, buffers: Sequence[Buffer]) -> None:
         """Send soon what cannot wait. A peer that lets too much of it pile up is given up."""
-        if self._paused and not self._closed:
+        if self.is_full and not self._closed:
             self._unpaced += sum(map(len, buffers))
             if self._unpaced > MAX_UNPACED_BYTES:
                 self.close()
@@ -79,10 +74,13 @@ class Writer:
         transport = self._transport
         if self._closed or transport is None:
             return
-        buffers = self._buffers + self._take_held()
+        buffers, size, held = self._buffers, self._size, self._take_held()
         self._buffers, self._size = [], 0
+        if buffers and not held and size < _JOIN_BELOW:
+            transport.write(b"".join(buffers))
+            return
         small: list[Buffer] = []
-        for buffer in buffers:
+        for buffer in [*buffers, *held]:
             if len(buffer) < _JOIN_BELOW:
                 small.append(buffer)
                 continue
@@ -94,10 +92,10 @@ class Writer:
             transport.write(b"".join(small))
 
     def pause(self) -> None:
-        self._paused = True
+        self.is_full = True
 
     def resume(self) -> None:
-        self._paused = False
+        self.is_full = False
         self._unpaced = 0
         self._wake()
 

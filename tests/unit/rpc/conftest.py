@@ -34,7 +34,7 @@ class Pair:
         for connection in (self.left, self.right):
             assert len(connection._outbound) == 0
             assert len(connection._inbound) == 0
-            assert connection._outbound._timers == {}
+            assert len(connection._outbound._deadlines) == 0
             if not connection.is_closed:
                 assert connection._protocol.count(Side.OURS) == 0
                 assert connection._protocol.count(Side.THEIRS) == 0

@@ -11,32 +11,33 @@ from shoal.rpc.network import join_address, split_address
 
 
 def test_a_silent_peer_is_pinged_and_then_lost() -> None:
-    pulse = Pulse(Keepalive(interval=5, timeout=2), now=100)
-    assert pulse.check(100) == (Verdict.WAIT, 5)
-    assert pulse.check(104) == (Verdict.WAIT, 1)
-    assert pulse.check(105) == (Verdict.PING, 2)
-    assert pulse.check(106) == (Verdict.WAIT, 1)
-    assert pulse.check(107) == (Verdict.LOST, 0)
+    pulse = Pulse(Keepalive(interval=5, timeout=2))
+    assert pulse.check(100, now=100) == (Verdict.WAIT, 5)
+    assert pulse.check(100, now=104) == (Verdict.WAIT, 1)
+    assert pulse.check(100, now=105) == (Verdict.PING, 2)
+    assert pulse.check(100, now=106) == (Verdict.WAIT, 1)
+    assert pulse.check(100, now=107) == (Verdict.LOST, 0)
 
 
 def test_any_sign_of_life_begins_the_wait_anew() -> None:
-    pulse = Pulse(Keepalive(interval=5, timeout=2), now=100)
-    pulse.hear(103)
-    assert pulse.check(105) == (Verdict.WAIT, 3)
-    assert pulse.check(108) == (Verdict.PING, 2)
-    pulse.hear(109)
-    assert pulse.check(110) == (Verdict.WAIT, 4)
+    pulse = Pulse(Keepalive(interval=5, timeout=2))
+    assert pulse.check(103, now=105) == (Verdict.WAIT, 3)
+    assert pulse.check(103, now=108) == (Verdict.PING, 2)
+    assert pulse.check(109, now=110) == (Verdict.WAIT, 4)
+    assert pulse.check(109, now=114) == (Verdict.PING, 2)
+    assert pulse.check(114, now=115) == (Verdict.WAIT, 4), "heard at the very moment of the ping"
 
 
-def test_a_budget_is_taken_whole_or_not_at_all() -> None:
+def test_a_budget_has_room_for_so_many_calls_and_bytes() -> None:
     budget = Budget(calls=2, size=10)
-    assert not budget.take(11)
-    assert budget.take(4)
-    assert not budget.take(7)
-    assert budget.take(6)
-    assert not budget.take(0)
+    assert not budget.has_room(11)
+    budget.take(4)
+    assert not budget.has_room(7)
+    assert budget.has_room(6)
+    budget.take(6)
+    assert not budget.has_room(0)
     budget.give_back(4)
-    assert budget.take(4)
+    assert budget.has_room(4)
 
 
 @pytest.mark.parametrize("address", ["localhost:9000", "[::1]:0", "10.0.0.1:65535"])

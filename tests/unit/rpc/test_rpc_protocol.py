@@ -75,6 +75,9 @@ def test_a_question_and_its_only_answer_are_one_frame_each(pair: Pair) -> None:
     assert not pair.left.is_open(stream_id)
     assert not pair.right.is_open(stream_id)
     assert pair.right.take_held() == []
+    other = pair.opened()
+    assert pair.to_left(pair.right.answer(other, [b"ans", b"wer"])) == [Received(other, b"answer", True)]
+    assert not pair.right.is_open(other)
 
 
 @pytest.mark.parametrize("spoil", ["drop", "repeat", "swap"])
