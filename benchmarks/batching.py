@@ -28,7 +28,7 @@ from shoal.batcher.policy import Outlook
 from shoal.clock import ManualClockLoop, now
 from shoal.config import Config, ModelConfig, cache_folder
 from shoal.engines.base import EngineOptions
-from shoal.messages import Infer
+from shoal.messages import Infer, Inferred
 from shoal.model_registry import make_spec
 from shoal.types import Array, ModelName, RequestId, Tensors
 from shoal.worker.loading import tensor_parts, tensor_runtime
@@ -159,8 +159,10 @@ async def batched(runtime: TensorRuntime, inputs: list[Tensors], runs: int) -> t
 
     async def client(number: int) -> Array:
         request = Infer(RequestId(f"client-{number}"), ModelName("minilm"), inputs[number])
-        answers = [answer for _ in range(runs) async for answer in runtime.infer(request, deadline=None)]
-        return answers[-1].outputs["embedding"]
+        answers = asyncio.Queue[Inferred]()
+        for _ in range(runs):
+            await runtime.infer(request, answers.put, deadline=None)
+        return [answers.get_nowait() for _ in range(runs)][-1].outputs["embedding"]
 
     began = time.perf_counter()
     rows = await asyncio.gather(*(client(number) for number in range(ROWS)))

@@ -18,6 +18,7 @@ from shoal.model_registry import ModelSpec, Registry
 from shoal.node import Coordinator
 from shoal.rpc import MemoryNetwork
 from shoal.types import FinishReason, ModelKind, ModelName, ModelState, RequestId, Sampling, TextPrompt, Usage
+from shoal.worker.runtime import Send
 from shoal.worker.worker import Worker
 
 CLIENTS = 32
@@ -47,9 +48,12 @@ class Instant:
             await asyncio.sleep(0)  # as tokens come: one a step
         yield Chunk(" fish", (TOKENS,), (), FinishReason.LENGTH, Usage(8, TOKENS))
 
-    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred, None]:
+    def infer_now(self, request: Infer) -> Inferred:
         self.called += 1
-        yield Inferred({"output": request.inputs["input"]})
+        return Inferred({"output": request.inputs["input"]})
+
+    async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
+        await send(self.infer_now(request))
 
     async def close(self) -> None:
         return None

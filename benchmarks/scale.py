@@ -41,6 +41,7 @@ from shoal.types import (
     Usage,
     WorkerId,
 )
+from shoal.worker.runtime import Send
 from shoal.worker.worker import Worker
 
 ROOT = Path(__file__).parent.parent
@@ -75,8 +76,11 @@ class Counting:
     def start(self, changed: Callable[[], None]) -> None:
         changed()
 
-    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred, None]:
-        yield Inferred(request.inputs)
+    def infer_now(self, request: Infer) -> Inferred:
+        return Inferred(request.inputs)
+
+    async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
+        await send(self.infer_now(request))
 
     async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk, None]:
         total = request.sampling.max_tokens or 1

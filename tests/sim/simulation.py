@@ -35,6 +35,7 @@ from shoal.types import (
     Usage,
 )
 from shoal.worker.models import Build
+from shoal.worker.runtime import Send
 from shoal.worker.worker import Worker
 
 MODEL = ModelName("numbers")
@@ -48,6 +49,8 @@ KEEP = KeepConfig()
 class NumbersRuntime:
     """Generates ``0 1 2 …``. ``running`` are the requests it computes for; ``breaks_at``: a token it fails before;
     ``step``: seconds that a token takes."""
+
+    infer_now = None
 
     def __init__(self, *, loads_in: float = 0.0, breaks_at: int | None = None, step: float = STEP) -> None:
         self.running: set[RequestId] = set()
@@ -91,9 +94,9 @@ class NumbersRuntime:
         finally:
             self.running.discard(request.request_id)
 
-    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
+    async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
         await asyncio.sleep(STEP)
-        yield Inferred(request.inputs)
+        await send(Inferred(request.inputs))
 
     async def close(self) -> None:
         return None
@@ -112,7 +115,7 @@ class ShardRuntime(NumbersRuntime):
         self._shard = shard
         self._fails = fails
 
-    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
+    async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
         self.running.add(request.request_id)
         try:
             await asyncio.sleep(STEP)
@@ -121,7 +124,7 @@ class ShardRuntime(NumbersRuntime):
             await asyncio.sleep(STEP)
             self.steps += 1
             ids = request.inputs["id"]
-            yield Inferred({"echo": ids, "shard": np.full(len(ids), self._shard or 0)})
+            await send(Inferred({"echo": ids, "shard": np.full(len(ids), self._shard or 0)}))
         finally:
             self.running.discard(request.request_id)
 

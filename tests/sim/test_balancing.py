@@ -33,6 +33,7 @@ from shoal.types import (
     WorkerId,
     WorkerState,
 )
+from shoal.worker.runtime import Send
 
 SHARDS = ShardConfig(count=3, key="id")
 TABLE_SPEC = ModelSpec(name=TABLE, kind=ModelKind.TENSOR, settings=ModelConfig(shards=SHARDS))
@@ -429,11 +430,11 @@ class Looking(NumbersRuntime):
         self.info = ModelInfo(name=TABLE, kind=ModelKind.TENSOR, state=ModelState.READY)
         self._seconds = seconds
 
-    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
+    async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
         self.running.add(request.request_id)
         try:
             await asyncio.sleep(self._seconds)
-            yield Inferred(request.inputs)
+            await send(Inferred(request.inputs))
         finally:
             self.running.discard(request.request_id)
 

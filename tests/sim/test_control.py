@@ -28,6 +28,7 @@ from shoal.model_registry import ModelSpec, Placement
 from shoal.telemetry.relay import MAX_SOURCES
 from shoal.types import ModelKind, ModelName, ModelState, RequestId, TensorSpec, WorkerId
 from shoal.worker.reports import METRICS_INTERVAL
+from shoal.worker.runtime import Send
 
 ALL = Placement()
 LOADS_IN = 2.0  # seconds
@@ -36,6 +37,8 @@ FINE, BROKEN = ModelConfig(uri="models:Fine"), ModelConfig(uri="models:Broken")
 
 class Scripted:
     """Answers with its version. Of a model called Broken it says why it cannot be loaded."""
+
+    infer_now = None
 
     def __init__(self, spec: ModelSpec, shard: int | None, closed: list[str]) -> None:
         self.broken = "Broken" in spec.target
@@ -67,13 +70,13 @@ class Scripted:
         for chunk in tuple[Chunk, ...]():
             yield chunk
 
-    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred, None]:
+    async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
         self.running += 1
         try:
             await asyncio.sleep(STEP)
         finally:
             self.running -= 1
-        yield Inferred({"version": np.array([int(self.info.version)])})
+        await send(Inferred({"version": np.array([int(self.info.version)])}))
 
     async def close(self) -> None:
         assert not self.running, "closed under a request"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from shoal.messages import Generate, Infer, Inferred, ModelInfo
 from shoal.model_registry import ModelSpec
 from shoal.rpc import Hello, connect
 from shoal.types import ModelKind, ModelName, ModelState, RequestId, Sampling, TextPrompt
+from shoal.worker.runtime import Send
 from shoal.worker.worker import Worker
 
 MILL = ModelName("mill")
@@ -39,14 +40,14 @@ class MillRuntime(NumbersRuntime):
         self.most = 0
         self._turn = asyncio.Semaphore(ROWS)
 
-    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
+    async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
         self.running.add(request.request_id)
         self.most = max(self.most, len(self.running))
         try:
             async with self._turn:
                 await asyncio.sleep(RUN)
                 self.steps += 1
-            yield Inferred(request.inputs)
+            await send(Inferred(request.inputs))
         finally:
             self.running.discard(request.request_id)
 

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+from functools import partial
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -82,9 +83,7 @@ class EngineHost:
                     async for chunk in chunks:
                         await call.send(chunk)
             case Infer():
-                async with contextlib.aclosing(self._ready().infer(message, deadline=call.deadline)) as parts:
-                    async for part in parts:
-                        await send_made(call, part)
+                await self._ready().infer(message, partial(send_made, call), deadline=call.deadline)
             case LoadModel():
                 configure_tracing(msgspec.convert(message.telemetry, TelemetryConfig), service="shoal-engine")
                 model = ModelId(message.name, message.version)

@@ -32,6 +32,7 @@ from shoal.messages import (
 from shoal.rpc import Call, Connection, Hello, adopt
 from shoal.types import ModelKind, ModelState
 from shoal.worker.freezing import FreezeWatch
+from shoal.worker.runtime import Send
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ LOAD_TIMEOUT = 600.0  # seconds: a first load may convert weights
 
 class EngineProcess:
     """Starts the process, loads the model in it, forwards requests, restarts it when it dies."""
+
+    infer_now = None
 
     def __init__(
         self,
@@ -87,13 +90,15 @@ class EngineProcess:
                     assert isinstance(chunk, Chunk)
                     yield chunk
 
-    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
+    async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
         timeout = None if deadline is None else deadline - now()
         with self._asked() as connection:
             async with connection.stream(request, timeout) as answers:
                 async for part in answers:
                     assert isinstance(part, Inferred)
-                    yield part
+                    await send(part)
+                    if part.last:
+                        return
 
     async def close(self) -> None:
         await self._tasks.close()

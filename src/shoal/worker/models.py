@@ -92,9 +92,16 @@ class Models:
     def loads(self) -> list[Load]:
         return [held.runtime.load() for held in self._held.values()]
 
+    def runtime(self, part: ModelPart) -> ModelRuntime:
+        """A model, for now. Raises as :meth:`used` does."""
+        return self._find(part).runtime
+
     def used(self, part: ModelPart) -> AbstractContextManager[ModelRuntime]:
         """A model, for a request; it does not go before the block ends. Raises :class:`ModelNotFound` or, while it
         leaves, :class:`ModelUnavailable`."""
+        return self._find(part)
+
+    def _find(self, part: ModelPart) -> _Held:
         held = self._held.get(part)
         if held is None:
             raise ModelNotFound(f"this worker has no model '{part}'", param="model")

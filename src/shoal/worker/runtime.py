@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
@@ -22,9 +22,15 @@ T = TypeVar("T")
 
 RUN_LIMIT = 300.0  # seconds: a run that takes longer will not end any more
 
+Send = Callable[[Inferred], Awaitable[None]]  # raises where nobody wants more
+
 
 class ModelRuntime(Protocol):
     """What a worker holds for each of its models."""
+
+    @property
+    def infer_now(self) -> Callable[[Infer], Inferred] | None:
+        """In place of :meth:`infer` for a model that waits for nothing, and takes no longer than a task would."""
 
     @property
     def info(self) -> ModelInfo:
@@ -40,9 +46,9 @@ class ModelRuntime(Protocol):
         """What cannot begin by ``deadline`` (on the loop's clock) is refused; closing the generator aborts the
         generation within a step."""
 
-    def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
-        """The last part of the answer says that it is the last. Past ``deadline`` (on the loop's clock) a run is not
-        begun any more; closing the generator gives the place in the queue back."""
+    async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
+        """``send`` gets the parts of the answer, the last of which says that it is. Past ``deadline`` (on the loop's
+        clock) a run is not begun any more; cancelling gives the place in the queue back."""
 
     def start(self, changed: Callable[[], None]) -> None:
         """Begin to load; ``changed`` is called whenever ``info`` or the load has."""
@@ -52,6 +58,8 @@ class ModelRuntime(Protocol):
 
 class LanguageRuntime:
     """A language model in this process."""
+
+    infer_now = None
 
     def __init__(self, info: ModelInfo, loop: GenerationLoop) -> None:
         self.info = info
@@ -66,7 +74,7 @@ class LanguageRuntime:
     def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk]:
         return self._loop.generate(request, deadline=deadline)
 
-    def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
+    async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
         raise InvalidRequest(f"model '{self.info.name}' generates text, it does not infer on tensors", param="model")
 
     def start(self, changed: Callable[[], None]) -> None:
@@ -82,7 +90,7 @@ class TensorRuntime:
     Whether its rows may be batched is what ``info`` says. ``on_unhealthy`` is called with the reason when a run has
     not ended after ``run_limit`` seconds: nothing but a new process helps then. ``steps``: what runs around the engine
     in other processes; ``pipeline`` is then the engine alone. ``instant``: it takes no longer than a way into a thread
-    would, so it has none.
+    would, so it answers where it is asked, and alone.
     """
 
     def __init__(
@@ -102,7 +110,7 @@ class TensorRuntime:
         self._pipeline = pipeline
         self._steps = steps
         self._limits = limits if info.batchable else None
-        self._instant = instant
+        self.infer_now = self._infer_now if instant else None
         self._run_limit = run_limit
         self._on_unhealthy = on_unhealthy
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"engine {info.name}")
@@ -122,30 +130,31 @@ class TensorRuntime:
     def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk]:
         raise InvalidRequest(f"model '{self.info.name}' infers on tensors, it does not generate", param="model")
 
-    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred]:
+    def _infer_now(self, request: Infer) -> Inferred:
+        return Inferred(self._pipeline.run(request.inputs))
+
+    async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
         self._in_flight += 1
         try:
             if not self._pipeline.streams:
-                yield Inferred(await self._whole(request, deadline))
+                await send(Inferred(await self._whole(request, deadline)))
                 return
             async with aclosing(self._parts(request, deadline)) as parts:
                 async for part in parts:
-                    yield Inferred(part, last=False)
-            yield Inferred({})  # which part is the last shows only when none comes behind it
+                    await send(Inferred(part, last=False))
+            await send(Inferred({}))  # which part is the last shows only when none comes behind it
         finally:
             self._in_flight -= 1
 
-    async def _whole(self, request: Infer, deadline: float | None) -> Tensors:
-        async def run(inputs: Tensors) -> Tensors:
+    def _whole(self, request: Infer, deadline: float | None) -> Awaitable[Tensors]:
+        def run(inputs: Tensors) -> Awaitable[Tensors]:
             if self._batcher is not None:
-                return await self._batcher.submit(
-                    inputs, priority=request.priority, deadline=deadline, trace=request.trace
-                )
-            return await self._in_thread(self._pipeline.run, inputs)
+                return self._batcher.submit(inputs, priority=request.priority, deadline=deadline, trace=request.trace)
+            return self._in_thread(self._pipeline.run, inputs)
 
         if self._steps is not None:
-            return await self._steps.infer(request.inputs, run, self._limits, request.trace)
-        return await run(request.inputs)
+            return self._steps.infer(request.inputs, run, self._limits, request.trace)
+        return run(request.inputs)
 
     def _parts(self, request: Infer, deadline: float | None) -> AsyncGenerator[Tensors]:
         def stream(inputs: Tensors) -> AsyncGenerator[Tensors]:
@@ -171,8 +180,6 @@ class TensorRuntime:
             self._thread.submit(parts.close)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        if self._instant:
-            return function(*arguments)
         loop = asyncio.get_running_loop()
         async with self._turn:  # so that the time of the watch is the engine's alone
             work = self._thread.submit(function, *arguments)

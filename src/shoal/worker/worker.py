@@ -7,8 +7,9 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
+from typing import Any
 
 import psutil
 
@@ -22,6 +23,7 @@ from shoal.messages import (
     Drain,
     Generate,
     Infer,
+    Inferred,
     Invite,
     ListModels,
     Load,
@@ -36,7 +38,7 @@ from shoal.messages import (
 from shoal.rpc import Call, Connection, Dialer, Hello, Network, Server
 from shoal.rpc.network import join_address
 from shoal.telemetry.genai import caused
-from shoal.telemetry.tracing import Span, SpanKind, span
+from shoal.telemetry.tracing import NOTHING, Span, SpanKind, span
 from shoal.types import FIRST_VERSION, ModelId, ModelPart, WorkerId, WorkerState
 from shoal.worker.lifecycle import worker_state
 from shoal.worker.models import Build, Models
@@ -187,18 +189,28 @@ class Worker:
 
     # -- requests
 
-    async def _handle(self, message: Message, call: Call) -> None:
+    def _handle(self, message: Message, call: Call) -> Inferred | Coroutine[Any, Any, None]:
+        if not isinstance(message, Infer):
+            return self._serve(message, call)
+        self._check_room()
+        part = _part(message)
+        infer_now = self._models.runtime(part).infer_now
+        if infer_now is None:
+            return self._infer(message, part, call)
+        with self._span(message) as made:
+            return infer_now(caused(message, made))
+
+    async def _infer(self, request: Infer, part: ModelPart, call: Call) -> None:
+        with self._place, self._models.used(part) as runtime, self._span(request) as made:
+            await runtime.infer(caused(request, made), call.send, deadline=call.deadline)
+
+    async def _serve(self, message: Message, call: Call) -> None:
         match message:
             case Generate():
                 with self._place, self._models.used(_part(message)) as runtime, self._span(message) as made:
                     async with aclosing(runtime.generate(caused(message, made), deadline=call.deadline)) as chunks:
                         async for chunk in chunks:
                             await call.send(chunk)
-            case Infer():
-                with self._place, self._models.used(_part(message)) as runtime, self._span(message) as made:
-                    async with aclosing(runtime.infer(caused(message, made), deadline=call.deadline)) as parts:
-                        async for part in parts:
-                            await call.send(part)
             case Deploy() | Undeploy():
                 self._check_order(call.connection)
                 await self._change(message)
@@ -235,6 +247,8 @@ class Worker:
             raise Forbidden(f"worker {self._id} takes orders only from coordinators it has registered with")
 
     def _span(self, message: Generate | Infer) -> Span:
+        if not message.trace:  # what it would belong to is recorded by nobody
+            return NOTHING
         return span(f"run {message.model}", message.trace, kind=SpanKind.SERVER, attributes={"shoal.worker": self._id})
 
     async def _change(self, order: Deploy | Undeploy) -> None:
@@ -245,8 +259,8 @@ class Worker:
         else:
             await self._models.deploy(order)
 
-    def _begin(self) -> None:
-        """A request takes a place of the worker's capacity. Raises :class:`ShoalError` when there is none."""
+    def _check_room(self) -> None:
+        """Raises :class:`ShoalError` when there is no place for a request."""
         if self._draining:
             raise Draining(f"worker {self._id} is leaving")
         if self._in_flight >= self._config.capacity:
@@ -254,6 +268,10 @@ class Worker:
                 f"worker {self._id} already holds its capacity of {self._config.capacity} requests",
                 retry_after=1.0,
             )
+
+    def _begin(self) -> None:
+        """A request takes a place of the worker's capacity. Raises :class:`ShoalError` when there is none."""
+        self._check_room()
         self._in_flight += 1
         self._idle.clear()
         self._reports.changed()

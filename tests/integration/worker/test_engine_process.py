@@ -16,7 +16,7 @@ import pytest
 
 from shoal.config import ModelConfig
 from shoal.errors import EngineFailed, ModelUnavailable
-from shoal.messages import Infer, LoadModel
+from shoal.messages import Infer, Inferred, LoadModel
 from shoal.types import FIRST_VERSION, ModelKind, ModelName, ModelState, RequestId
 from shoal.worker.engine_process import EngineProcess
 
@@ -53,8 +53,9 @@ class Running:
 
     async def double(self, number: float) -> float:
         request = Infer(RequestId("r"), NAME, {"x": np.full((1, 1), number, np.float32)})
-        (answer,) = [part async for part in self.engine.infer(request, deadline=None)]
-        return float(answer.outputs["y"][0, 0])
+        parts = asyncio.Queue[Inferred]()
+        await self.engine.infer(request, parts.put, deadline=None)
+        return float(parts.get_nowait().outputs["y"][0, 0])
 
 
 Start = Callable[[Silence], AbstractAsyncContextManager[Running]]

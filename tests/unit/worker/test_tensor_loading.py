@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from shoal.config import ModelConfig, StepConfig
 from shoal.errors import ConfigError, ModelLoadFailed
-from shoal.messages import Infer, LoadModel
+from shoal.messages import Infer, Inferred, LoadModel
 from shoal.telemetry.engine_metrics import EngineMetrics
 from shoal.types import FIRST_VERSION, ModelId, ModelName, RequestId, Tensors, TensorSpec
 from shoal.worker.loading import load_model
@@ -40,8 +41,11 @@ async def load(uri: str = "echo", **settings: Any) -> ModelRuntime:
 
 async def ask(runtime: ModelRuntime, **inputs: Any) -> Tensors:
     request = Infer(RequestId("1"), ModelName("fish"), inputs)
-    (answer,) = [part.outputs async for part in runtime.infer(request, deadline=None)]
-    return answer
+    parts = asyncio.Queue[Inferred]()
+    await runtime.infer(request, parts.put, deadline=None)
+    answer = parts.get_nowait()
+    assert answer.last
+    return answer.outputs
 
 
 async def test_the_steps_of_the_settings_stand_around_the_engine() -> None:

@@ -13,7 +13,7 @@ from shoal.clock import now
 from shoal.config import BatchConfig, ModelConfig
 from shoal.engines.base import TensorEngine
 from shoal.errors import DeadlineExceeded, Overloaded
-from shoal.messages import Infer, ModelInfo
+from shoal.messages import Infer, Inferred, ModelInfo
 from shoal.model_registry import ModelSpec
 from shoal.types import ModelKind, ModelName, ModelState, RequestId, Tensors, TensorSpec
 from shoal.worker.loading import tensor_runtime
@@ -73,8 +73,13 @@ async def answer(
     runtime: TensorRuntime, *values: int, priority: int = 0, deadline: float | None = None
 ) -> list[tuple[list[int], bool]]:
     request = Infer(RequestId("r"), NAME, {"x": np.array(values)}, priority=priority)
-    parts = [part async for part in runtime.infer(request, deadline=deadline)]
-    return [(part.outputs["y"].tolist() if part.outputs else [], part.last) for part in parts]
+    parts: list[tuple[list[int], bool]] = []
+
+    async def take(part: Inferred) -> None:
+        parts.append((part.outputs["y"].tolist() if part.outputs else [], part.last))
+
+    await runtime.infer(request, take, deadline=deadline)
+    return parts
 
 
 async def until(runtime: TensorRuntime, *, waiting: int) -> None:
@@ -110,9 +115,13 @@ async def test_streams_of_several_requests_share_a_run() -> None:
 async def test_leaving_a_stream_ends_the_engines_generator_in_the_engines_thread() -> None:
     engine = Adder(streams=True)
     runtime = made(engine)
-    parts = runtime.infer(Infer(RequestId("r"), NAME, {"x": np.array([1])}), deadline=None)
-    assert not (await anext(parts)).last
-    await parts.aclose()
+    parts = asyncio.Queue[Inferred](maxsize=1)
+    request = Infer(RequestId("r"), NAME, {"x": np.array([1])})
+    asked = asyncio.create_task(runtime.infer(request, parts.put, deadline=None))
+    assert not (await parts.get()).last
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
     assert await asyncio.to_thread(engine.ended.wait, 10)
     assert engine.ended_in.startswith("engine adder")
     await runtime.close()

@@ -12,6 +12,7 @@ from shoal.model_registry import ModelSpec
 from shoal.types import ModelId, ModelKind, ModelName, ModelPart, ModelState, Version
 from shoal.worker import models as module
 from shoal.worker.models import Models
+from shoal.worker.runtime import Send
 
 ORDER = Deploy(ModelName("m"), Version("1"), {"uri": "echo"})
 M = ModelPart(ModelId(ModelName("m")))
@@ -19,6 +20,8 @@ M = ModelPart(ModelId(ModelName("m")))
 
 class Runtime:
     """Loads when it is told to."""
+
+    infer_now = None
 
     def __init__(self, spec: ModelSpec, shard: int | None) -> None:
         self.info = ModelInfo(spec.name, ModelKind.TENSOR, ModelState.LOADING, version=spec.version, shard=shard)
@@ -42,8 +45,8 @@ class Runtime:
         for chunk in tuple[Chunk, ...]():
             yield chunk
 
-    async def infer(self, request: Infer, *, deadline: float | None) -> AsyncGenerator[Inferred, None]:
-        yield Inferred({})
+    async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
+        await send(Inferred({}))
 
     async def close(self) -> None:
         self.closed += 1
