@@ -6,8 +6,9 @@ import asyncio
 import logging
 import math
 from bisect import insort
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from operator import attrgetter
 
 from shoal.aio import Tasks
 from shoal.batcher.arrivals import Arrivals
@@ -97,8 +98,11 @@ class Batcher:
         gives the place in the queue back.
         """
         fitted = self._padding.fit(inputs)
-        with self._queued(fitted.inputs, priority, deadline, trace) as entries:
+        entries = self._enter(fitted.inputs, priority, deadline, trace)
+        try:
             outputs = stack([await _whole(entry) for entry in entries])
+        finally:
+            self._withdraw(entries)
         return self._padding.cut(outputs, fitted.lengths)
 
     async def stream(
@@ -109,23 +113,23 @@ class Batcher:
             most = self._limits.max_rows
             raise PayloadTooLarge(f"the request has {rows} rows; a model that streams takes at most {most}")
         fitted = self._padding.fit(inputs)
-        with self._queued(fitted.inputs, priority, deadline, trace) as (entry,):
-            while (part := await entry.next()) is not None:
+        entries = self._enter(fitted.inputs, priority, deadline, trace)
+        try:
+            while (part := await entries[0].next()) is not None:
                 yield self._padding.cut(part, fitted.lengths)
+        finally:
+            self._withdraw(entries)
 
     # -- the queue
 
-    @contextmanager
-    def _queued(self, inputs: Tensors, priority: int, deadline: float | None, trace: str) -> Iterator[list[Entry]]:
+    def _enter(self, inputs: Tensors, priority: int, deadline: float | None, trace: str) -> list[Entry]:
+        """Who enters has to be withdrawn in the end."""
         entries = self._admit(inputs, priority, deadline, trace)
         for entry in entries:
-            insort(self._queue, entry, key=lambda queued: queued.rank)
-        self._arrivals.arrived(now())
+            insort(self._queue, entry, key=_rank)
+        self._arrivals.arrived(entries[0].arrived)
         self._wake()
-        try:
-            yield entries
-        finally:
-            self._withdraw(entries)
+        return entries
 
     def _admit(self, inputs: Tensors, priority: int, deadline: float | None, trace: str) -> list[Entry]:
         """Cut into entries of at most ``max_rows``; refuse what there is no room for."""
@@ -161,7 +165,7 @@ class Batcher:
 
     def _withdraw(self, entries: Sequence[Entry]) -> None:
         """Nobody waits for these any more. A batch that already runs with them goes on for the others."""
-        early = any(not entry.done for entry in entries)
+        early = [entry for entry in entries if not entry.done]
         for entry in entries:
             entry.leave()
         if early:
@@ -282,6 +286,9 @@ class Batcher:
         for entry in [*self._queue, *self._running]:
             entry.end(ModelUnavailable("the model is being unloaded"))
         self._queue, self._running = [], ()
+
+
+_rank = attrgetter("rank")
 
 
 async def _whole(entry: Entry) -> Tensors:

@@ -14,14 +14,15 @@ def count_rows(inputs: Tensors) -> int:
     """The length of the first axis. Raises :class:`~shoal.errors.InvalidRequest` unless all arrays agree on it."""
     if not inputs:
         raise InvalidRequest("the request has no inputs", param="inputs")
-    counts = {name: array.shape[0] if array.ndim else 0 for name, array in inputs.items()}
-    first = next(iter(counts))
-    for name, rows in counts.items():
+    first, count = "", 0
+    for name, array in inputs.items():
+        rows = array.shape[0] if array.ndim else 0
         if rows == 0:
             raise InvalidRequest(f"input '{name}' has no rows: its first axis is the batch", param=name)
-        if rows != counts[first]:
-            raise InvalidRequest(f"input '{name}' has {rows} rows and input '{first}' has {counts[first]}", param=name)
-    return counts[first]
+        if rows != count and count:
+            raise InvalidRequest(f"input '{name}' has {rows} rows and input '{first}' has {count}", param=name)
+        first, count = first or name, rows
+    return count
 
 
 def stacking_key(inputs: Tensors) -> Hashable:

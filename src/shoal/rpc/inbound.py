@@ -121,6 +121,7 @@ class Inbound:
         handler: Handler | None,
         budget: Budget,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._protocol = protocol
         self._writer = writer
@@ -158,7 +159,7 @@ class Inbound:
     def _begin(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
         self._budget.take(call.size)
         call.work = work
-        call.task = asyncio.create_task(self._serve(call), name=f"rpc stream {call.stream_id}")
+        call.task = self._loop.create_task(self._serve(call), name=f"rpc stream {call.stream_id}")
         call.task.add_done_callback(self._ended)
         self._tasks[call.task] = call
         if call.stream_id != NOTICE:

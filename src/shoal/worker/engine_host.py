@@ -70,7 +70,10 @@ class EngineHost:
         self._running += 1
         self._idle.clear()
         try:
-            await self._answer(message, call)
+            if isinstance(message, Infer):
+                await self._ready().infer(message, partial(send_made, call), deadline=call.deadline)
+            else:
+                await self._answer(message, call)
         finally:
             self._running -= 1
             if not self._running:
@@ -82,8 +85,6 @@ class EngineHost:
                 async with contextlib.aclosing(self._ready().generate(message, deadline=call.deadline)) as chunks:
                     async for chunk in chunks:
                         await call.send(chunk)
-            case Infer():
-                await self._ready().infer(message, partial(send_made, call), deadline=call.deadline)
             case LoadModel():
                 configure_tracing(msgspec.convert(message.telemetry, TelemetryConfig), service="shoal-engine")
                 model = ModelId(message.name, message.version)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import psutil
@@ -66,7 +65,7 @@ class EngineProcess:
         self._environment = dict(environment or {})
         self._silence = silence
         self._connection: Connection | None = None  # while the model can be asked
-        self._sent = 0  # requests that it has
+        self.sent = 0  # requests that it has
         self._load = Load()
         self._families: dict[str, MetricFamily] = {}
         self._changed: Callable[[], None] = lambda: None
@@ -84,7 +83,7 @@ class EngineProcess:
 
     async def generate(self, request: Generate, *, deadline: float | None) -> AsyncGenerator[Chunk]:
         timeout = None if deadline is None else deadline - now()
-        with self._asked() as connection:
+        with _Asked(self, self._ready()) as connection:
             async with connection.stream(request, timeout) as answers:
                 async for chunk in answers:
                     assert isinstance(chunk, Chunk)
@@ -92,7 +91,7 @@ class EngineProcess:
 
     async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
         timeout = None if deadline is None else deadline - now()
-        with self._asked() as connection:
+        with _Asked(self, self._ready()) as connection:
             async with connection.stream(request, timeout) as answers:
                 async for part in answers:
                     assert isinstance(part, Inferred)
@@ -110,18 +109,6 @@ class EngineProcess:
 
     def _why(self) -> str:
         return f"{self.info.state}: {self.info.reason}" if self.info.reason else str(self.info.state)
-
-    @contextlib.contextmanager
-    def _asked(self) -> Iterator[Connection]:
-        connection = self._ready()
-        self._sent += 1
-        try:
-            yield connection
-        except WorkerLost as error:
-            how = "ended" if connection.is_closed else "was stopped"
-            raise EngineFailed(f"the engine process of model '{self.info.name}' {how} while it ran") from error
-        finally:
-            self._sent -= 1
 
     def _set(self, state: ModelState, reason: str = "") -> None:
         self.info = msgspec.structs.replace(self.info, state=state, reason=reason)
@@ -193,7 +180,7 @@ class EngineProcess:
                 await asyncio.wait([ended], timeout=watch.pause)
                 if ended.done():
                     return str(ended.result())
-                self._freeze(connection, watch.look(self._sent, connection.heard, now()))
+                self._freeze(connection, watch.look(self.sent, connection.heard, now()))
             return f"it said nothing for {self._silence:g} seconds"
         finally:
             ended.cancel()
@@ -219,6 +206,26 @@ class EngineProcess:
                     self._changed()
             case MetricsReport():
                 self._families |= {family.name: family for family in message.families}
+
+
+class _Asked:
+    """Around a request that the process has."""
+
+    __slots__ = ("_connection", "_engine")
+
+    def __init__(self, engine: EngineProcess, connection: Connection) -> None:
+        self._engine = engine
+        self._connection = connection
+
+    def __enter__(self) -> Connection:
+        self._engine.sent += 1
+        return self._connection
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._engine.sent -= 1
+        if isinstance(error, WorkerLost):
+            how = "ended" if self._connection.is_closed else "was stopped"
+            raise EngineFailed(f"the engine process of model '{self._engine.info.name}' {how} while it ran") from error
 
 
 def _is_stopped(pid: int) -> bool:
