@@ -198,10 +198,14 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = self._loop.time()
-        for event in self._protocol.receive_data(data):
-            if self._why is not None:
-                return
-            self._takers[type(event)](event)
+        self._writer.hold()
+        try:
+            for event in self._protocol.receive_data(data):
+                if self._why is not None:
+                    return
+                self._takers[type(event)](event)
+        finally:
+            self._writer.release()
         if (beginning := self._protocol.beginning) != self._beginning:
             self._beginning, self._begun = beginning, self.heard
 

@@ -49,6 +49,14 @@ class Writer:
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
 
+    def hold(self) -> None:
+        """What is written from now on goes out with :meth:`release`, and needs no other turn of the loop."""
+        self._scheduled = True
+
+    def release(self) -> None:
+        self._scheduled = False
+        self.flush()
+
     def write(self, buffers: Sequence[Buffer]) -> None:
         """Send soon. For frames whose sender waited for :meth:`has_room`; may be empty to release held frames."""
         if self._closed:
@@ -59,7 +67,7 @@ class Writer:
             self.flush()
         elif not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._turn_ends)
+            self._loop.call_soon(self.release)
 
     def write_unpaced(self, buffers: Sequence[Buffer]) -> None:
         """Send soon what cannot wait. A peer that lets too much of it pile up is given up."""
@@ -108,10 +116,6 @@ class Writer:
     def detach(self) -> None:
         """The transport is no more."""
         self._transport = None
-
-    def _turn_ends(self) -> None:
-        self._scheduled = False
-        self.flush()
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
