@@ -138,7 +138,8 @@ class Batcher:
         rows, limits = count_rows(inputs), self._limits
         if rows > limits.max_queue_rows:
             raise PayloadTooLarge(f"the request has {rows} rows; at most {limits.max_queue_rows} are allowed")
-        if (waiting := self.queued_rows) + rows > limits.max_queue_rows:
+        most = len(self._queue) * limits.max_rows  # rows that can be waiting: to count them takes longer
+        if most + rows > limits.max_queue_rows and (waiting := self.queued_rows) + rows > limits.max_queue_rows:
             message = f"{waiting} rows are waiting; at most {limits.max_queue_rows} may"
             raise Overloaded(message, retry_after=self._retry_after(waiting))
         arrived, key = now(), stacking_key(inputs)
@@ -153,7 +154,7 @@ class Batcher:
                 deadline=deadline,
                 trace=trace,
             )
-            for part, size in zip(split(inputs, sizes), sizes, strict=True)
+            for part, size in zip([inputs] if rows <= limits.max_rows else split(inputs, sizes), sizes, strict=True)
         ]
 
     def _retry_after(self, waiting: int) -> float:
