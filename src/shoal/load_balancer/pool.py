@@ -11,7 +11,7 @@ import msgspec
 
 from shoal.load_balancer.health import Health
 from shoal.load_balancer.policies import POLICIES, Policy
-from shoal.load_balancer.replica import Replica
+from shoal.load_balancer.replica import STEP, Replica
 from shoal.load_balancer.standing import usual_seconds
 from shoal.types import WorkerId
 
@@ -64,15 +64,13 @@ class Pool:
         self._free: set[Replica] = set()  # some of those
         self._places = 0
         self._requests = 0
+        self.room = NO_ROOM  # what they take together
 
     def __len__(self) -> int:
         return len(self._replicas)
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._replicas.values())
-
-    def get(self, worker_id: WorkerId) -> Replica | None:
-        return self._replicas.get(worker_id)
 
     # -- events
 
@@ -111,6 +109,7 @@ class Pool:
 
     def unsettled(self, replica: Replica) -> None:
         """Its share will change with time."""
+        replica.assessed = float("-inf")
         self._growing[replica] = None
 
     def weigh(self, now: float) -> None:
@@ -123,10 +122,6 @@ class Pool:
                 self.changed(replica)
 
     # -- choices
-
-    @property
-    def room(self) -> Room:
-        return Room(self._places, self._requests, bool(self._free))
 
     @property
     def serving(self) -> int:
@@ -218,6 +213,8 @@ class Pool:
         """Let the shares of some grow, and some of the parked back whose ejection is over."""
         for _ in range(min(_TENDED, len(self._growing))):
             replica = next(iter(self._growing))
+            if now < replica.assessed + STEP:
+                break  # the others were assessed later still
             del self._growing[replica]
             has_grown = replica.assess(now)
             if replica.pool is self:
@@ -249,3 +246,4 @@ class Pool:
             self._free.add(replica)
         else:
             self._free.discard(replica)
+        self.room = Room(self._places, self._requests, bool(self._free))
