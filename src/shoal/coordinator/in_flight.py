@@ -15,10 +15,6 @@ class InFlight:
         self.begun: Counter[ModelId] = Counter()  # since the start; shows how an alias spreads its requests
         self._ended: dict[ModelId, asyncio.Event] = {}
 
-    def of(self, model: ModelId) -> Running:
-        """A request of this model, for as long as it runs."""
-        return Running(self, model)
-
     def began(self, model: ModelId) -> None:
         self.running[model] += 1
         self.begun[model] += 1
@@ -41,19 +37,3 @@ class InFlight:
     def forget(self, model: ModelId) -> None:
         """It is no longer there: its count ends."""
         self.begun.pop(model, None)
-
-
-class Running:
-    """A request, counted while its block runs."""
-
-    __slots__ = ("_counts", "_model")
-
-    def __init__(self, counts: InFlight, model: ModelId) -> None:
-        self._counts = counts
-        self._model = model
-
-    def __enter__(self) -> None:
-        self._counts.began(self._model)
-
-    def __exit__(self, *_: object) -> None:
-        self._counts.finished(self._model)
