@@ -67,18 +67,15 @@ class App:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
         else:
-            await self.answer(scope, receive, send)
+            await self._answer(Exchange(scope, receive, send, self._limits, self._memory))
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
         """Answer one request; returns it as it was answered."""
         exchange = Exchange(scope, receive, send, self._limits, self._memory)
-        try:
-            await self._serve(exchange)
-        finally:
-            exchange.release()
+        await self._answer(exchange)
         return exchange
 
-    async def _serve(self, exchange: Exchange) -> None:
+    async def _answer(self, exchange: Exchange) -> None:
         probes = exchange.path.startswith(UNTRACED)
         made = NOTHING if probes else span(exchange.method, exchange.trace, kind=SpanKind.SERVER)
         with made:
@@ -91,6 +88,7 @@ class App:
                 raise
             finally:
                 made.set("http.response.status_code", exchange.status)
+                exchange.release()
 
     async def _handle(self, exchange: Exchange, made: Span) -> None:
         try:
