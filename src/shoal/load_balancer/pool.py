@@ -53,7 +53,7 @@ class Pool:
         self.zone = zone  # of the coordinator; empty: all zones are alike
         self._chance = chance
         self._balancing = ""  # the name of the policy
-        self._policies: tuple[Policy, ...] = ()  # of the local tier and the remote one, once there is a policy
+        self._tiers: tuple[tuple[Tier, Policy], ...] = ()  # the local one and the remote one, once there is a policy
         self._replicas: dict[WorkerId, Replica] = {}
         self._serving: dict[Replica, None] = {}
         self._suspects: dict[Replica, None] = {}  # that serve and have room
@@ -104,8 +104,8 @@ class Pool:
 
     def loaded(self, replica: Replica) -> None:
         """Its worker has more requests or fewer, and room as before."""
-        if self._policies:
-            (self._policy(replica) if self.zone else self._policies[0]).loaded(replica)
+        if self._tiers:
+            self._policy(replica).loaded(replica)
 
     def unsettled(self, replica: Replica) -> None:
         """Its share will change with time."""
@@ -159,7 +159,7 @@ class Pool:
         return choice
 
     def _choose(self, health: Health, now: float, excluded: Container[WorkerId]) -> Choice | None:
-        for tier, policy in zip(_TIERS, self._policies, strict=True):
+        for tier, policy in self._tiers:
             while (replica := policy.choose(now, excluded)) is not None:
                 if health.available(replica.worker_id, replica.part, now):
                     return Choice(replica, tier)
@@ -183,12 +183,12 @@ class Pool:
     # -- who is with the policy
 
     def _policy(self, replica: Replica) -> Policy:
-        return self._policies[0 if not self.zone or replica.worker.zone == self.zone else 1]
+        return self._tiers[0 if not self.zone or replica.worker.zone == self.zone else 1][1]
 
     def _balance_by(self, balancing: str) -> None:
         self._balancing = balancing
         make = POLICIES[balancing]
-        self._policies = tuple(make(self._chance) for _ in _TIERS)
+        self._tiers = tuple((tier, make(self._chance)) for tier in _TIERS)
         for replica in self._serving:
             self._seat(replica)
 
@@ -200,13 +200,13 @@ class Pool:
             self._suspects[replica] = None
         elif replica not in self._parked:
             self._suspects.pop(replica, None)
-            if self._policies:
+            if self._tiers:
                 self._policy(replica).put(replica)
 
     def _take_out(self, replica: Replica) -> None:
         self._parked.pop(replica, None)
         self._suspects.pop(replica, None)
-        if self._policies:
+        if self._tiers:
             self._policy(replica).discard(replica)
 
     def _tend(self, health: Health, now: float, at_most: int) -> None:
