@@ -85,7 +85,8 @@ def _parse(exchange: Exchange, header: bytes | memoryview) -> InferBody:
 def _plain_body(exchange: Exchange, lead: int = 0) -> Awaitable[bytes]:
     """The body, inflated where it came compressed, behind ``lead`` zero bytes."""
     limit = exchange.limits.tensor_bytes
-    encoding = (exchange.header(b"content-encoding") or b"identity").decode("latin-1").strip().lower()
+    given = exchange.header(b"content-encoding")
+    encoding = "identity" if given is None else given.decode("latin-1").strip().lower()
     if encoding == "identity":
         return exchange.read_body(limit=limit, lead=lead)
     return _inflated_body(exchange, encoding, limit, lead)
