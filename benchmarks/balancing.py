@@ -13,11 +13,10 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import get_args
 
-from shoal.cluster import Membership
+from shoal.cluster import Member, Membership
 from shoal.config import Balancing, ModelConfig
 from shoal.load_balancer import Health
 from shoal.messages import Load, ModelInfo, Register, Resources, Status
@@ -74,7 +73,7 @@ class Request:
     work: float  # seconds at speed 1
     coordinator: Coordinator
     replica: Replica
-    place: AbstractContextManager[None]
+    member: Member
 
 
 class Coordinator:
@@ -95,18 +94,15 @@ class Coordinator:
                 load = Load(in_flight=replica.in_flight)
                 self._fleet.reported(member, Status(replica.worker_id, WorkerState.READY, load, (MODEL,)), at)
 
-    def send(self, at: float) -> tuple[WorkerId, AbstractContextManager[None]]:
+    def send(self, at: float) -> Member:
         decision = route(self._spec, fleet=self._fleet, health=self._health, now=at)
         member = next(member for member in self._fleet.members() if member.worker_id == decision.worker_id)
-        place = member.occupied()
-        place.__enter__()
-        return decision.worker_id, place
+        member.changed_by(1)
+        return member
 
     def answered(self, request: Request, at: float) -> None:
-        request.place.__exit__(None, None, None)
-        pool = self._fleet.pool(ModelPart(MODEL.id))
-        replica = pool and pool.get(request.replica.worker_id)
-        if replica:
+        request.member.changed_by(-1)
+        if replica := request.member.replicas.get(ModelPart(MODEL.id)):
             replica.latency.observe(at - request.arrived, at)
 
 
@@ -167,9 +163,9 @@ class Simulation:
 
     def _arrive(self, at: float) -> None:
         coordinator = self._chance.choice(self._coordinators)
-        worker_id, place = coordinator.send(at)
-        replica = self._replicas[worker_id]
-        replica.waiting.append(Request(at, self._chance.expovariate(1 / MEAN), coordinator, replica, place))
+        member = coordinator.send(at)
+        replica = self._replicas[member.worker_id]
+        replica.waiting.append(Request(at, self._chance.expovariate(1 / MEAN), coordinator, replica, member))
         self._begin(replica, at)
 
     def _begin(self, replica: Replica, at: float) -> None:

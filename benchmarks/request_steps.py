@@ -82,7 +82,9 @@ class Client:
 
 
 async def over_http(make: Callable[..., Any], app: Any, count: int) -> None:
-    config = uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False
+    )
     config.load()
     numbers = iter(range(count))
     clients = [Client(make(config, ServerState(), {}), numbers) for _ in range(CONNECTIONS)]

@@ -12,7 +12,6 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import get_args
 
 from shoal.cluster import Member, Membership
@@ -61,7 +60,7 @@ class Traffic:
         self._spec = ModelSpec(name=MODEL.name, kind=MODEL.kind, settings=ModelConfig(balancing=policy))
         self._members = {member.worker_id: member for member in self._fleet.members()}
         self._names = list(self._members)
-        self._running: deque[AbstractContextManager[None]] = deque()
+        self._running: deque[Member] = deque()
         self._most = size * CAPACITY // 2
         self._now = 100.0
 
@@ -69,11 +68,11 @@ class Traffic:
         for number in range(requests):
             self._now += 0.001
             decision = route(self._spec, fleet=self._fleet, health=self._health, now=self._now)
-            place = self._members[decision.worker_id].occupied()
-            place.__enter__()
-            self._running.append(place)
+            member = self._members[decision.worker_id]
+            member.changed_by(1)
+            self._running.append(member)
             if len(self._running) > self._most:
-                self._running.popleft().__exit__(None, None, None)
+                self._running.popleft().changed_by(-1)
             if number % 100 == 0:
                 self._report(self._members[self._chance.choice(self._names)])
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from shoal.api import jobs as job_surface
 from shoal.api import open_inference, openai, operations
-from shoal.api.asgi import Exchange, Receive, Scope, Send
+from shoal.api.asgi import Exchange, Header, Receive, Scope, Send
 from shoal.api.errors import answer_error
 from shoal.api.keeping import Keeping
 from shoal.api.limits import ApiLimits
@@ -19,7 +19,7 @@ from shoal.api.local import check_page
 from shoal.api.memory import BodyMemory
 from shoal.api.openapi.document import route_to_document
 from shoal.api.plane import Plane
-from shoal.api.routing import SAFE_METHODS, Route, Routes
+from shoal.api.routing import SAFE_METHODS, Handler, Route, Routes
 from shoal.coordinator.jobs import Jobs
 from shoal.coordinator.keeper import Keeper
 from shoal.errors import MethodNotAllowed, ModelUnavailable, ShoalError
@@ -28,6 +28,7 @@ from shoal.telemetry.tracing import NOTHING, Span, SpanKind, span
 logger = logging.getLogger(__name__)
 
 DEFAULT_LIMITS = ApiLimits()
+UNKNOWN = "the server failed; the request id leads to the reason"
 UNTRACED = ("/health", "/metrics")  # asked every few seconds, for ever
 
 
@@ -67,49 +68,53 @@ class App:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
         else:
-            await self.answer(scope, receive, send)
+            await self._answer(Exchange(scope, receive, send, self._limits, self._memory))
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
         """Answer one request; returns it as it was answered."""
         exchange = Exchange(scope, receive, send, self._limits, self._memory)
-        try:
-            await self._serve(exchange)
-        finally:
-            exchange.release()
+        await self._answer(exchange)
         return exchange
 
-    async def _serve(self, exchange: Exchange) -> None:
+    async def _answer(self, exchange: Exchange) -> None:
         probes = exchange.path.startswith(UNTRACED)
         made = NOTHING if probes else span(exchange.method, exchange.trace, kind=SpanKind.SERVER)
         with made:
             exchange.trace = made.trace
             try:
-                await self._handle(exchange, made)
+                try:
+                    await self._handler(exchange, made)(exchange)
+                except Exception as error:
+                    await self._fail(exchange, error)
             except asyncio.CancelledError:
                 # The server stops and has waited long enough. The client is told, so that it asks elsewhere.
                 await answer_error(exchange, ModelUnavailable("the server is shutting down"))
                 raise
             finally:
                 made.set("http.response.status_code", exchange.status)
+                exchange.release()
 
-    async def _handle(self, exchange: Exchange, made: Span) -> None:
-        try:
-            if exchange.method not in SAFE_METHODS:
-                check_page(exchange)
-            route, exchange.parameters = self._routes.find(exchange.method, exchange.path)
-            if made.is_recorded:
-                made.rename(f"{exchange.method} {route.path}")
-                made.set("shoal.request_id", exchange.request_id)
-            await route.handler(exchange)
-        except MethodNotAllowed as error:
-            allowed = ", ".join(self._routes.allowed(exchange.path))
-            await answer_error(exchange, error, headers=[(b"allow", allowed.encode())])
-        except ShoalError as error:
+    def _handler(self, exchange: Exchange, made: Span) -> Handler:
+        """Raises :class:`Forbidden`, :class:`NotFound`, :class:`MethodNotAllowed`."""
+        if exchange.method not in SAFE_METHODS:
+            check_page(exchange)
+        route, exchange.parameters = self._routes.find(exchange.method, exchange.path)
+        if made.is_recorded:
+            made.rename(f"{exchange.method} {route.path}")
+            made.set("shoal.request_id", exchange.request_id)
+        return route.handler
+
+    async def _fail(self, exchange: Exchange, error: Exception) -> None:
+        headers: list[Header] = []
+        if isinstance(error, MethodNotAllowed):
+            headers.append((b"allow", ", ".join(self._routes.allowed(exchange.path)).encode()))
+        elif isinstance(error, ShoalError):
             _log(exchange, error)
-            await answer_error(exchange, error)
-        except Exception:
-            logger.exception("a handler failed", extra={"action": "handler_failed", "request_id": exchange.request_id})
-            await answer_error(exchange, ShoalError("the server failed; the request id leads to the reason"))
+        else:
+            extra = {"action": "handler_failed", "request_id": exchange.request_id}
+            logger.exception("a handler failed", extra=extra)
+        told = error if isinstance(error, ShoalError) else ShoalError(UNKNOWN)
+        await answer_error(exchange, told, headers=headers)
 
 
 def _log(exchange: Exchange, error: ShoalError) -> None:

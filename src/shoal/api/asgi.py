@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -27,8 +27,6 @@ AsgiMessage = Mapping[str, Any]
 Receive = Callable[[], Awaitable[AsgiMessage]]
 Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 Header = tuple[bytes, bytes]
-AtOnce = Callable[[int, Sequence[Header], bytes], bool]
-WhenGone = Callable[[Callable[[], None] | None], bool]
 R = TypeVar("R", Generate, Infer)
 
 JSON = b"application/json"
@@ -37,10 +35,8 @@ NO_CONTENT = 204
 #: An extension of ASGI: who calls in this process keeps the whole answer beside the events of a stream, and gets it in
 #: a message of this type.
 WHOLE = "shoal.whole"
-#: Another: what this calls with status, headers and body sends the answer, or says False and has done nothing.
-AT_ONCE = "shoal.at_once"
-#: Another: it calls what it is given once the client goes away, until it is given None; False: the client has gone.
-WHEN_GONE = "shoal.when_gone"
+#: Another: the request's :class:`Direct`.
+DIRECT = "shoal.direct"
 LINGER = 5.0  # seconds to take and drop the rest of a body whose answer is already known
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
@@ -65,6 +61,23 @@ def _random_ids() -> Iterator[str]:
 new_request_id: Callable[[], str] = _random_ids().__next__
 
 
+class Direct(Protocol):
+    """What a server may have beside ASGI, for requests and answers that are small."""
+
+    headers: Mapping[bytes, bytes]
+
+    def take_body(self) -> bytes | None:
+        """All of it, if it has come."""
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> bool:
+        """Send a whole answer in one write; ``lines`` are its headers. False: nothing was done, it is not plain."""
+        ...
+
+    def call_when_gone(self, gone: Callable[[], None] | None) -> bool:
+        """Call this once the client goes away, until it is None. False: it has gone already."""
+        ...
+
+
 class Exchange:
     """A request as handlers see it, and the only way to answer it.
 
@@ -84,11 +97,10 @@ class Exchange:
         self.limits = limits
         extensions: Mapping[str, Any] = scope.get("extensions", {})
         self.keeps_whole: bool = WHOLE in extensions
-        self._at_once: AtOnce | None = extensions.get(AT_ONCE)
-        self._when_gone: WhenGone | None = extensions.get(WHEN_GONE)
+        self._direct: Direct | None = extensions.get(DIRECT)
         self.status = 0  # that was answered; 0: none yet
         self.error: ShoalError | None = None  # that was answered
-        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._headers: Mapping[bytes, bytes] = dict(scope["headers"]) if self._direct is None else self._direct.headers
         self._receive = receive
         self._asgi_send = send
         self._memory = memory or BodyMemory(limits.all_bodies_bytes)
@@ -160,6 +172,10 @@ class Exchange:
         declared = self._headers.get(b"content-length", b"0")
         if not _DIGITS.fullmatch(declared) or int(declared) > limit:
             raise _too_large(limit)
+        if self._direct is not None and not self._body_read and (whole := self._direct.take_body()) is not None:
+            self._body_read = True
+            self._take_in(len(whole), len(whole), limit)
+            return bytes(lead) + whole if lead else whole
         # A large body has the time that the rate demanded of a small one gives it.
         seconds = self.limits.body_timeout * max(1, int(declared) / self.limits.body_bytes)
         try:
@@ -177,10 +193,14 @@ class Exchange:
             self._body_read = not message.get("more_body", False)
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-            if size > limit:
-                raise _too_large(limit)
-            self.hold(len(parts[-1]))
+            self._take_in(len(parts[-1]), size, limit)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _take_in(self, part: int, size: int, limit: int) -> None:
+        """A part of so many bytes has come, and of the body so many in all."""
+        if size > limit:
+            raise _too_large(limit)
+        self.hold(part)
 
     def hold(self, size: int) -> None:
         """Count this many bytes as held for this request, until :meth:`release`. Raises :class:`Overloaded`."""
@@ -194,7 +214,7 @@ class Exchange:
 
     def client_watch(self) -> ClientWatch:
         """Guards a block that works for the client; enter it after the body was read."""
-        return ClientWatch(self._receive, self._when_gone)
+        return ClientWatch(self._receive, None if self._direct is None else self._direct.call_when_gone)
 
     async def answer(
         self,
@@ -207,15 +227,17 @@ class Exchange:
     ) -> None:
         """Send the one whole answer: ``body``, and behind it ``rest``, which is not copied."""
         unread = self._has_unread_body()
-        size = len(body) + (sum(piece.nbytes for piece in rest) if rest else 0)
+        if not rest and not unread and self._direct is not None and not self._closed:
+            lines = b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body))
+            lines += b"".join(b"%b: %b\r\n" % header for header in self._complete([*headers]))
+            self.status = status
+            if self._direct.answer(status, lines, body):
+                self._closed = True
+                return
+        size = len(body) + sum(piece.nbytes for piece in rest)
         described = [(b"content-type", content_type), (b"content-length", b"%d" % size)]
         fixed = [] if status == NO_CONTENT else described
         closing = [(b"connection", b"close")] if unread else []
-        if not rest and not unread and self._at_once is not None and not self._closed:
-            self.status = status
-            if self._at_once(status, self._complete([*fixed, *headers]), body):
-                self._closed = True
-                return
         pieces: list[bytes | memoryview] = [body, *rest]
         try:
             await self._start(status, [*fixed, *closing, *headers])

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import http
 import secrets
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from shoal.api.asgi import AT_ONCE, JSON, LINGER, WHEN_GONE, Header
+from shoal.api.asgi import JSON, LINGER, Header
+from shoal.api.cycle import Cycle
 from shoal.api.errors import error_body, retry_headers
 from shoal.errors import HeadersTooLarge, InvalidRequest, MethodNotAllowed, ShoalError
 
 HEADER_TIMEOUT = 30.0  # seconds
-COPIED = 64 * 1024  # bytes: a larger body is written behind its head, uncopied
-BODILESS = (204, 304)
 MAX_HEADERS = 100  # Apache's number; browsers send about 20
 MAX_HEADER_BYTES = 64 * 1024  # Node has 16 KiB, nginx 32: cookies and tokens of single sign-on fit
 
@@ -31,7 +30,11 @@ class Http(HttpToolsProtocol):
     _read = 0  # bytes that came last
     _framing = 0  # bytes that came and were neither a whole head nor any of a body
     _refused = False
-    _gone: Callable[[], None] | None = None  # to be called when the client goes away
+    _answered = 0.0  # when the last answer ended, on the loop's clock
+    _defaults: Sequence[Header] = ()  # as they were when
+    _default_lines = b""  # these were made of them
+    cycle: Cycle
+    gone: Callable[[], None] | None = None  # to be called when the client goes away
 
     @property
     def is_idle(self) -> bool:
@@ -67,47 +70,94 @@ class Http(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._headers_ended()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
-        if self._gone is not None:
-            self._gone()
+        if self.gone is not None:
+            self.gone()
 
     # -- from the parser
 
     def on_message_begin(self) -> None:
         self._framing = 0
-        # Not at any byte that comes, as uvicorn does: blank lines between requests would keep a connection for ever.
-        self._unset_keepalive_if_required()
         self._in_head = True
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._read + self._framing > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADERS:
             self._check_size()
         self._framing = 0
-        if self.parser.should_upgrade():
+        parser = self.parser
+        if parser.should_upgrade():
             return  # the same headers come again
-        self._check_host()
+        headers, version = dict(self.headers), parser.get_http_version()
+        self._check_host(headers, version)
         self._headers_ended()
-        self._unset_keepalive_if_required()  # an answer to the request before may have ended meanwhile
-        super().on_headers_complete()
-        answer = functools.partial(_answer_at_once, self.cycle)
-        self.cycle.scope["extensions"] = {AT_ONCE: cast(Any, answer), WHEN_GONE: cast(Any, self._call_when_gone)}
+        self.scope["method"] = parser.get_method().decode()
+        self.scope["http_version"] = version
+        self._locate()
+        is_next = bool(self.cycle) and not self.cycle.response_complete
+        self.cycle = cycle = Cycle(self, headers, keep_alive=version != "1.0" and parser.should_keep_alive())
+        if is_next:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+        else:
+            self._start_asgi_task(cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
         self._framing = 0
-        super().on_body(body)
+        if not self.cycle.response_complete:
+            self.cycle.take_in(body)
+            if len(self.cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
+        if not self.parser.should_upgrade() and not self.cycle.response_complete:
+            self.cycle.end_body()
 
-    def _call_when_gone(self, gone: Callable[[], None] | None) -> bool:
-        """Requests of one connection are answered one after another, so there is never more than one to tell."""
-        is_here = not self.transport.is_closing()
-        if gone is not None and is_here:
-            self.flow.resume_reading()  # who does not read does not notice; behind a large body uvicorn had stopped
-        self._gone = gone if is_here else None
-        return is_here
+    # -- from uvicorn and the requests
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._answered = self.loop.time()
+        if self.timeout_keep_alive_task is None:  # one is enough for many requests: it looks when the last was answered
+            self._look_in(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self.is_idle:
+            left = self._answered + self.timeout_keep_alive - self.loop.time()
+            if left > 0:
+                self._look_in(left)
+            else:
+                self.transport.close()
+
+    def default_lines(self) -> bytes:
+        """The headers of every answer, which change once a second."""
+        defaults = self.server_state.default_headers
+        if defaults is not self._defaults:
+            self._defaults = defaults
+            self._default_lines = b"".join(b"%b: %b\r\n" % header for header in defaults)
+        return self._default_lines
+
+    def _look_in(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def _locate(self) -> None:
+        """Where the request goes."""
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope["path"] = unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
 
     # -- rules
 
@@ -116,9 +166,9 @@ class Http(HttpToolsProtocol):
         if size > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADERS:
             raise _too_large()
 
-    def _check_host(self) -> None:
-        hosts = [name for name, _ in self.headers].count(b"host")
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+    def _check_host(self, headers: Mapping[bytes, bytes], version: str) -> None:
+        several = len(headers) < len(self.headers) and [name for name, _ in self.headers].count(b"host") > 1
+        if several or (version == "1.1" and b"host" not in headers):
             raise InvalidRequest("an HTTP/1.1 request has one Host header", param="host")
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
@@ -162,24 +212,6 @@ class Http(HttpToolsProtocol):
             self.transport.write_eof()
         # What still comes is dropped: closing at once would reset the connection before the answer is read.
         self._deadline = self.loop.call_later(LINGER, self.transport.close)
-
-
-def _answer_at_once(cycle: RequestResponseCycle, status: int, headers: Sequence[Header], body: bytes) -> bool:
-    """A whole answer in one write; uvicorn makes two, and each is a system call. False: it is left to uvicorn, for it
-    is large or not plain."""
-    if cycle.response_started or cycle.disconnected or cycle.flow.write_paused or not cycle.keep_alive:
-        return False
-    if len(body) > COPIED or status in BODILESS or cycle.scope["method"] == "HEAD":
-        return False
-    pieces = [STATUS_LINE[status]]
-    for name, value in (*cycle.default_headers, *headers):
-        pieces += (name, b": ", value, b"\r\n")
-    pieces += (b"\r\n", body)
-    cycle.transport.write(b"".join(pieces))
-    cycle.response_started = cycle.response_complete = True
-    cycle.message_event.set()
-    cycle.on_response()
-    return True
 
 
 def _too_large() -> HeadersTooLarge:

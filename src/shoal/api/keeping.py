@@ -6,7 +6,7 @@ a stream has an id, and whoever has it gets what follows: from the same address,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -54,11 +54,13 @@ class Keeping:
         operation = None if route.operation is None else _described(route.operation)
         return replace(route, handler=partial(self._serve, route.handler), operation=operation)
 
-    async def _serve(self, handler: Handler, exchange: Exchange) -> None:
+    def _serve(self, handler: Handler, exchange: Exchange) -> Awaitable[None]:
         seen = exchange.header(sse.LAST_EVENT_ID)
         if seen is None and not exchange.header(IDEMPOTENCY_KEY):
-            await handler(exchange)
-            return
+            return handler(exchange)
+        return self._keep(exchange, seen)
+
+    async def _keep(self, exchange: Exchange, seen: bytes | None) -> None:
         body = await exchange.read_body(limit=exchange.limits.tensor_bytes)
         if seen:
             name, number = sse.split(seen)

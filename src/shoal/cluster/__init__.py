@@ -1,7 +1,7 @@
 """The fleet as state that events change, and the machine as cores that are dealt out."""
 
 from shoal.cluster.deployment import Drop, Have, choose, plan
-from shoal.cluster.membership import MAX_WORKERS, MOVES, Member, Membership, Place
+from shoal.cluster.membership import MAX_WORKERS, MOVES, Member, Membership
 from shoal.cluster.shard_plan import deal_shards
 from shoal.cluster.threads import CoreGrant, engine_environment, plan_cores, share_grant, step_environment
 from shoal.cluster.vigil import Patience, Verdict, Vigil
@@ -15,7 +15,6 @@ __all__ = [
     "Member",
     "Membership",
     "Patience",
-    "Place",
     "Verdict",
     "Vigil",
     "choose",

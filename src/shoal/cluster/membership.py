@@ -69,11 +69,8 @@ class Member:
         self.load, self.heard = load, now
         self.in_flight = max(self.sent, load.in_flight)
 
-    def occupied(self) -> Place:
-        """Counts a request of this coordinator's for as long as the worker has it."""
-        return Place(self)
-
     def changed_by(self, requests: int) -> None:
+        """This coordinator has so many more of its requests there, or fewer."""
         had_room = self.in_flight < self.capacity
         self.sent += requests
         self.in_flight += requests
@@ -94,21 +91,6 @@ class Member:
         """Come to a state, if :data:`MOVES` has the way there."""
         if state in MOVES[self.state]:
             self.state = state
-
-
-class Place:
-    """One request's, with a member."""
-
-    __slots__ = ("_member",)
-
-    def __init__(self, member: Member) -> None:
-        self._member = member
-
-    def __enter__(self) -> None:
-        self._member.changed_by(1)
-
-    def __exit__(self, *_: object) -> None:
-        self._member.changed_by(-1)
 
 
 class Membership:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from shoal.clock import now
-from shoal.cluster import Place
+from shoal.cluster import Member
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.observation import is_last
 from shoal.errors import DeadlineExceeded, EngineFailed, ProtocolError, ShoalError, WorkerLost
@@ -26,15 +26,15 @@ class Asking:
     """
 
     __slots__ = (
-        "_answered",
         "_attempt",
         "_began",
         "_decision",
         "_fleet",
         "_health",
+        "_heard",
+        "_member",
         "_outcome",
         "_part",
-        "_place",
         "_span",
         "connection",
         "request",
@@ -42,7 +42,7 @@ class Asking:
     )
 
     connection: Connection
-    _place: Place
+    _member: Member
 
     def __init__(
         self,
@@ -50,7 +50,6 @@ class Asking:
         decision: RoutingDecision,
         part: ModelPart,
         deadline: float,
-        *,
         fleet: Fleet,
         health: Health,
     ) -> None:
@@ -61,34 +60,32 @@ class Asking:
         self._part = part
         self._fleet = fleet
         self._health = health
-        self._answered = False
+        self._heard: float | None = None  # when the first part of the answer came
         self._outcome = Outcome.ABANDONED
 
     def __enter__(self) -> Asking:
         """Raises :class:`WorkerLost` when the worker has gone."""
-        self.connection, member = self._fleet.way_to(self._decision.worker_id)
-        self._place = member.occupied()
-        self._place.__enter__()
+        self.connection, self._member = self._fleet.way_to(self._decision.worker_id)
+        self._member.changed_by(1)
         self._attempt = self._health.begin(self._decision.worker_id, self._part, self._began)
-        self._span = _span(self.request, self._decision)
-        self.request = caused(self.request, self._span)
+        self._span = NOTHING
+        if self.request.trace:  # else what it would belong to is recorded by nobody
+            self._span = _span(self.request.trace, self._decision)
+            self.request = caused(self.request, self._span)
         return self
 
     def take_in(self, answer: Answer | None) -> Answer:
         """Raises :class:`EngineFailed` for what is no answer to this request, or for none at all."""
-        worker_id = self._decision.worker_id
         if answer is None:
-            raise EngineFailed(f"worker {worker_id} ended the answer before its end")
+            raise EngineFailed(f"worker {self._decision.worker_id} ended the answer before its end")
         if not isinstance(answer, Chunk if isinstance(self.request, Generate) else Inferred):
-            raise EngineFailed(
-                f"worker {worker_id} answered {type(self.request).__name__} with {type(answer).__name__}"
-            )
-        if not self._answered:
-            self._answered = True
-            if replica := self._fleet.replica(self._part, worker_id):
+            told, kind = type(answer).__name__, type(self.request).__name__
+            raise EngineFailed(f"worker {self._decision.worker_id} answered {kind} with {told}")
+        if self._heard is None:
+            self._heard = now()
+            if replica := self._member.replicas.get(self._part):
                 # The time to the first part of an answer: the rest is as long as the answer is.
-                at = now()
-                replica.answered(at - self._began, at)
+                replica.answered(self._heard - self._began, self._heard)
         if is_last(answer):
             self._outcome = Outcome.SUCCESS
         return answer
@@ -97,12 +94,12 @@ class Asking:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._span.__exit__(kind, error, traceback)
-        self._place.__exit__()
+        self._member.changed_by(-1)
         if isinstance(error, ShoalError):
             self._outcome = _outcome(error)
         at = now()
         self._health.end(self._attempt, self._outcome, at)
-        if not self._answered and (replica := self._fleet.replica(self._part, self._decision.worker_id)):
+        if self._heard is None and (replica := self._member.replicas.get(self._part)):
             replica.latency.waited(at - self._began, at)
         if isinstance(error, ProtocolError):
             worker_id = self._decision.worker_id
@@ -118,8 +115,6 @@ def _outcome(error: ShoalError) -> Outcome:
     return Outcome.FAILURE if error.fault == "server" or isinstance(error, ProtocolError) else Outcome.SUCCESS
 
 
-def _span(request: Generate | Infer, decision: RoutingDecision) -> Span:
-    if not request.trace:  # what it would belong to is recorded by nobody
-        return NOTHING
+def _span(trace: str, decision: RoutingDecision) -> Span:
     attributes = {"shoal.worker": decision.worker_id, "shoal.policy": decision.policy, "shoal.reason": decision.reason}
-    return span(f"ask {decision.worker_id}", request.trace, kind=SpanKind.CLIENT, attributes=attributes)
+    return span(f"ask {decision.worker_id}", trace, kind=SpanKind.CLIENT, attributes=attributes)

@@ -12,7 +12,6 @@ from shoal.load_balancer import RetryBudget
 from shoal.messages import Answer, Generate, Infer
 from shoal.model_registry import ModelSpec
 from shoal.router import RoutingDecision
-from shoal.types import ModelPart
 
 PATIENCE: Final = 30.0  # seconds that a request which lost its worker waits for another: as long as a restart takes
 
@@ -30,6 +29,8 @@ class Loss:
 class Attempts:
     """``suspects``: silent workers are asked too, where no other can."""
 
+    __slots__ = ("_answer_so_far", "_budget", "failure", "journey", "loss", "part", "request", "spec", "suspects")
+
     def __init__(
         self, request: Generate | Infer, spec: ModelSpec, journey: Journey, budget: RetryBudget, *, suspects: bool
     ) -> None:
@@ -37,7 +38,7 @@ class Attempts:
         self.spec = spec
         self.journey = journey
         self.suspects = suspects
-        self.part = ModelPart(spec.id, request.shard if isinstance(request, Infer) else None)
+        self.part = spec.part(request.shard) if isinstance(request, Infer) else spec.whole
         self.loss: Loss | None = None
         self.failure: tuple[RoutingDecision, ShoalError] | None = None  # of the one before the next
         self._budget = budget
@@ -61,7 +62,7 @@ class Attempts:
 
     def failed(self, decision: RoutingDecision, error: ShoalError, now: float) -> None:
         """This worker did not answer. Raises its error unless another may be asked."""
-        self.journey.tried[self.part].add(decision.worker_id)
+        self.journey.try_no_more(self.part, decision.worker_id)
         self._answer_so_far.failed(error)
         if not error.retryable or not self._answer_so_far.can_go_on or now >= self.journey.deadline:
             raise error
@@ -82,4 +83,4 @@ class Attempts:
                 raise error
         elif not self.loss.patient or now >= min(self.journey.deadline, self.loss.at + PATIENCE):
             raise self.loss.error from error
-        self.journey.tried[self.part].clear()
+        self.journey.try_all_again(self.part)

@@ -19,6 +19,8 @@ MAX_WORKERS = 16  # in all: a request that ends every engine it meets is not car
 class Continuation:
     """One request's answer, over all the workers that have a part in it."""
 
+    __slots__ = ("_failures", "_request", "_tokens", "_workers", "begun")
+
     def __init__(self, request: Generate | Infer) -> None:
         self._request = request
         self._tokens: list[TokenId] = list(request.output) if isinstance(request, Generate) else []

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from shoal.clock import now
 from shoal.coordinator.admission import Admission
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.in_flight import InFlight
@@ -118,16 +117,14 @@ class DataPlane:
 
     async def infer(self, request: Infer, *, timeout: float | None = None) -> Inferred:
         """Run a tensor model that answers once. Raises :class:`ShoalError`."""
-        with (
-            Observation(self._metrics, request.model) as observation,
-            _traced(request) as made,
-        ):
+        with Observation(self._metrics, request.model) as observation, _traced(request) as made:
             asked = self._asked(request, ModelKind.TENSOR, timeout, observation, made)
             place = self._admission.enter(asked.request, asked.spec)
+            self._in_flight.began(asked.spec.id)
             try:
-                with self._in_flight.of(asked.spec.id):
-                    answer = await self._responses.infer(asked)
+                answer = await self._responses.infer(asked)
             finally:
+                self._in_flight.finished(asked.spec.id)
                 place.leave()
             if not answer.last:
                 raise InvalidRequest(f"model '{request.model}' streams its answer: ask for a stream", param="model")
@@ -136,20 +133,18 @@ class DataPlane:
     async def _answer(
         self, request: Generate | Infer, kind: ModelKind, timeout: float | None
     ) -> AsyncGenerator[Answer, None]:
-        with (
-            Observation(self._metrics, request.model) as observation,
-            _traced(request) as made,
-        ):
+        with Observation(self._metrics, request.model) as observation, _traced(request) as made:
             asked = self._asked(request, kind, timeout, observation, made)
             place = self._admission.enter(asked.request, asked.spec)
+            self._in_flight.began(asked.spec.id)
             try:
-                with self._in_flight.of(asked.spec.id):
-                    async with aclosing(self._responses.answer(asked)) as answers:
-                        async for answer in answers:
-                            observation.answered(answer)
-                            conclude(made, answer)
-                            yield answer
+                async with aclosing(self._responses.answer(asked)) as answers:
+                    async for answer in answers:
+                        observation.answered(answer)
+                        conclude(made, answer)
+                        yield answer
             finally:
+                self._in_flight.finished(asked.spec.id)
                 place.leave(observation.tokens)
 
     def _asked(
@@ -161,7 +156,7 @@ class DataPlane:
         spec.check_kind(kind)
         if isinstance(request, Infer):
             spec.check(request.inputs)
-        deadline = now() + (timeout or spec.settings.timeout or self._request_timeout)
+        deadline = observation.began + (timeout or spec.settings.timeout or self._request_timeout)
         describe(made, request, spec.id)
         key = self._responses.key(request, spec) or b""
         return Asked(key, _complete(request, spec, made.trace), spec, deadline, observation)
@@ -187,7 +182,7 @@ class DataPlane:
 
 
 def _traced(request: Generate | Infer) -> Span:
-    return span(f"{operation(request)} {request.model}", request.trace)
+    return span(operation(request), request.trace, of=request.model)
 
 
 def _complete(request: Generate | Infer, spec: ModelSpec, trace: str) -> Generate | Infer:

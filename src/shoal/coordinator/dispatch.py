@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -86,15 +86,14 @@ class Dispatcher:
         finally:
             turn.leave(answer)
 
-    def _models(self, request: Generate | Infer, journey: Journey) -> Iterator[tuple[ModelSpec, bool]]:
-        """Which model to ask next, and whether silent workers too: only when no other worker of any model can.
-
-        A fallback's own fallbacks are not asked, so there is no loop.
-        """
+    def _models(self, request: Generate | Infer, journey: Journey) -> Iterable[tuple[ModelSpec, bool]]:
+        """Which model to ask next, and whether silent workers too: only when no other worker of any model can."""
         spec = journey.asked_for
-        if not spec.settings.fallback:
-            yield spec, True
-            return
+        return self._with_fallbacks(request, journey) if spec.settings.fallback else ((spec, True),)
+
+    def _with_fallbacks(self, request: Generate | Infer, journey: Journey) -> Iterator[tuple[ModelSpec, bool]]:
+        """A fallback's own fallbacks are not asked, so there is no loop."""
+        spec = journey.asked_for
         yield spec, False
         others = self._fallbacks(request, journey)
         for suspects in (False, True):

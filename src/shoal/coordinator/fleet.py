@@ -28,7 +28,7 @@ from shoal.messages import (
     Status,
     Undeploy,
 )
-from shoal.model_registry import Registry
+from shoal.model_registry import ModelSpec, Registry
 from shoal.rpc import Connection, Dialer, Handler, Hello, Network
 from shoal.telemetry import CoordinatorMetrics
 from shoal.telemetry.relay import FleetMetrics
@@ -164,15 +164,11 @@ class Fleet:
     def replicas(self, part: ModelPart) -> Sequence[Replica]:
         return self._membership.replicas(part)
 
-    def replica(self, part: ModelPart, worker_id: WorkerId) -> Replica | None:
-        pool = self._membership.pool(part)
-        return None if pool is None else pool.get(worker_id)
-
-    def room(self, model: ModelId) -> Room:
+    def room(self, spec: ModelSpec) -> Room:
         """What the workers take of it; of a model in shards, the shard that takes the least."""
-        if (pool := self._membership.pool(ModelPart(model))) is not None:
+        if (pool := self._membership.pool(spec.whole)) is not None:
             return pool.room
-        pools = [self._membership.pool(part) for part in self._registry.parts(model)]
+        pools = [self._membership.pool(part) for part in spec.parts()]
         rooms = [NO_ROOM if pool is None else pool.room for pool in pools]
         return Room(
             min(room.places for room in rooms),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from contextlib import suppress
 
 from shoal.types import ModelId
@@ -11,17 +10,13 @@ from shoal.types import ModelId
 
 class InFlight:
     def __init__(self) -> None:
-        self.running: Counter[ModelId] = Counter()
-        self.begun: Counter[ModelId] = Counter()  # since the start; shows how an alias spreads its requests
+        self.running: dict[ModelId, int] = {}
+        self.begun: dict[ModelId, int] = {}  # since the start; shows how an alias spreads its requests
         self._ended: dict[ModelId, asyncio.Event] = {}
 
-    def of(self, model: ModelId) -> Running:
-        """A request of this model, for as long as it runs."""
-        return Running(self, model)
-
     def began(self, model: ModelId) -> None:
-        self.running[model] += 1
-        self.begun[model] += 1
+        self.running[model] = self.running.get(model, 0) + 1
+        self.begun[model] = self.begun.get(model, 0) + 1
 
     def finished(self, model: ModelId) -> None:
         self.running[model] -= 1
@@ -32,7 +27,7 @@ class InFlight:
 
     async def ended(self, model: ModelId, timeout: float) -> None:
         """Wait until none runs, at most ``timeout`` seconds. The caller sees to it that none begins."""
-        if self.running[model]:
+        if model in self.running:
             self._ended[model] = asyncio.Event()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ended[model].wait(), timeout)
@@ -41,19 +36,3 @@ class InFlight:
     def forget(self, model: ModelId) -> None:
         """It is no longer there: its count ends."""
         self.begun.pop(model, None)
-
-
-class Running:
-    """A request, counted while its block runs."""
-
-    __slots__ = ("_counts", "_model")
-
-    def __init__(self, counts: InFlight, model: ModelId) -> None:
-        self._counts = counts
-        self._model = model
-
-    def __enter__(self) -> None:
-        self._counts.began(self._model)
-
-    def __exit__(self, *_: object) -> None:
-        self._counts.finished(self._model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Collection
 
 from shoal.coordinator.observation import Observation
 from shoal.errors import ShoalError
@@ -13,12 +13,24 @@ from shoal.types import ModelId, ModelPart, WorkerId
 class Journey:
     """``deadline`` is on the loop's clock."""
 
+    __slots__ = ("_failures", "_tried", "asked_for", "deadline", "observation")
+
     def __init__(self, asked_for: ModelSpec, deadline: float, observation: Observation) -> None:
         self.asked_for = asked_for
         self.deadline = deadline
         self.observation = observation
-        self.tried: defaultdict[ModelPart, set[WorkerId]] = defaultdict(set)
+        self._tried: dict[ModelPart, set[WorkerId]] = {}
         self._failures: dict[str, ShoalError] = {}  # by model, in the order in which they were asked
+
+    def tried(self, part: ModelPart) -> Collection[WorkerId]:
+        """Workers that are not to be asked for it any more."""
+        return self._tried.get(part, ()) if self._tried else ()
+
+    def try_no_more(self, part: ModelPart, worker_id: WorkerId) -> None:
+        self._tried.setdefault(part, set()).add(worker_id)
+
+    def try_all_again(self, part: ModelPart) -> None:
+        self._tried.pop(part, None)
 
     def failed(self, model: ModelId | str, error: ShoalError) -> None:
         """This model cannot answer; the first reason stays."""

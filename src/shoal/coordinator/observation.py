@@ -44,10 +44,12 @@ def is_last(answer: Answer) -> bool:
 class Observation:
     """Around a request, it counts it in, and out with its outcome: ``ok``, or the code of its error."""
 
+    __slots__ = ("_last", "_metrics", "began", "complete", "model", "tokens")
+
     def __init__(self, metrics: CoordinatorMetrics, model: str) -> None:
         self._metrics = metrics
         self.model = model  # as it was asked for, then as it was found
-        self._began = now()
+        self.began = now()
         self._last: float | None = None  # when a part of the answer last came
         self.complete = False
         self.tokens: int | None = None  # of prompt and answer, once that is known
@@ -59,7 +61,7 @@ class Observation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._metrics.finished(self.model, self._outcome(error), now() - self._began)
+        self._metrics.finished(self.model, self._outcome(error), now() - self.began)
 
     def _outcome(self, error: BaseException | None) -> str:
         # Who has read the last part may go without asking whether there is more.
@@ -69,8 +71,8 @@ class Observation:
             return Cancelled.code
         return error.code if isinstance(error, ShoalError) else ShoalError.code
 
-    def routed(self, policy: str, reason: str) -> None:
-        self._metrics.routed(self.model, policy, reason, now() - self._began)
+    def routed(self, policy: str, reason: str, at: float) -> None:
+        self._metrics.routed(self.model, policy, reason, at - self.began)
 
     def found(self, cache: str) -> None:
         """What the response cache had to say: ``hit``, ``coalesced`` or ``miss``. Before the answer begins."""
@@ -85,7 +87,7 @@ class Observation:
             return
         at = now()
         if self._last is None:
-            self._metrics.first_token(self.model, at - self._began)
+            self._metrics.first_token(self.model, at - self.began)
         else:
             self._metrics.token_gap(self.model, at - self._last)
         self._last = at

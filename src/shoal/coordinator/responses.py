@@ -11,7 +11,7 @@ import functools
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from shoal.clock import now
 from shoal.coordinator.disk_tier import DiskTier
@@ -108,12 +108,15 @@ class Responses:
             return None
         return request_key(request, self._prefix(spec))
 
-    async def infer(self, asked: Asked) -> Inferred:
+    def infer(self, asked: Asked) -> Coroutine[Any, Any, Inferred]:
         """The one answer of a tensor model, or its first part. Raises :class:`ShoalError`."""
         key, request, spec, deadline, observation = asked
         assert isinstance(request, Infer)
-        if not key:
-            return await self._dispatcher.infer(request, spec, deadline, observation)
+        if key:
+            return self._kept_or_computed(asked, request)
+        return self._dispatcher.infer(request, spec, deadline, observation)
+
+    async def _kept_or_computed(self, asked: Asked, request: Infer) -> Inferred:
         kept = self._found(asked)
         if kept is None:
             answer = await self._compute_once(asked, request)

@@ -85,7 +85,7 @@ class Sender:
 
     def _another(self, attempts: Attempts, first: RoutingDecision) -> Coroutine[Any, Any, Inferred] | None:
         """The same request to a worker beside the one that has it; None where there is no other."""
-        attempts.journey.tried[attempts.part].add(first.worker_id)
+        attempts.journey.try_no_more(attempts.part, first.worker_id)
         try:
             return self._answer(self._route(attempts), attempts)
         except ShoalError:
@@ -97,7 +97,7 @@ class Sender:
 
     def _asking(self, decision: RoutingDecision, attempts: Attempts) -> Asking:
         part, deadline = attempts.part, attempts.journey.deadline
-        return Asking(attempts.asking(), decision, part, deadline, fleet=self._fleet, health=self._health)
+        return Asking(attempts.asking(), decision, part, deadline, self._fleet, self._health)
 
     async def _answers(self, decision: RoutingDecision, attempts: Attempts) -> AsyncGenerator[Answer, None]:
         """One worker's."""
@@ -130,17 +130,18 @@ class Sender:
 
     def _route(self, attempts: Attempts) -> RoutingDecision:
         request, spec, part, journey = attempts.request, attempts.spec, attempts.part, attempts.journey
+        at = now()
         decision = route(
             spec,
             fleet=self._fleet,
             health=self._health,
-            now=now(),
+            now=at,
             shard=part.shard,
-            excluded=journey.tried[part],
+            excluded=journey.tried(part),
             suspects=attempts.suspects,
             instead_of=None if spec is journey.asked_for else journey.asked_for.id,
         )
-        journey.observation.routed(decision.policy, decision.reason)
+        journey.observation.routed(decision.policy, decision.reason, at)
         self.decisions.note(request.request_id, decision)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug(

@@ -104,6 +104,8 @@ class Health:
 
     def end(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
         """Ending twice is fine: success with the first part of an answer, and then how the rest went."""
+        if outcome is not Outcome.FAILURE and not self._failures and not self._losses:
+            return  # all is well, and stays so
         key = (attempt.worker_id, attempt.part)
         failures = self._failures.get(key)
         is_trial = failures is not None and failures.trial is attempt

@@ -42,6 +42,7 @@ class _Turns(Policy):
 
     def __init__(self, chance: random.Random) -> None:
         self._ranking = Ranking()
+        self._stale: dict[Replica, None] = {}  # whose turn or load has changed since they were ranked
         self._turn = 0.0  # the latest that was taken
 
     def put(self, replica: Replica) -> None:
@@ -50,16 +51,27 @@ class _Turns(Policy):
             self._ranking.put(replica, self._key(replica))
 
     def discard(self, replica: Replica) -> None:
+        self._stale.pop(replica, None)
         self._ranking.discard(replica)
 
     def choose(self, now: float, excluded: Container[WorkerId] = ()) -> Replica | None:
+        if (only := self._ranking.only()) is not None:  # there is nobody to take turns with
+            return None if only.worker_id in excluded else only
+        if self._stale:
+            self._rank()
         replica = self._ranking.first(excluded)
         if replica is not None:
             replica.turn = max(replica.turn, self._turn)
             self._turn = replica.turn
             replica.turn += self._stride(replica)
-            self._ranking.put(replica, self._key(replica))
+            self._stale[replica] = None  # it is not ranked at once, for its load is about to change too
         return replica
+
+    def _rank(self) -> None:
+        for replica in self._stale:
+            if replica in self._ranking:
+                self._ranking.put(replica, self._key(replica))
+        self._stale.clear()
 
     def _key(self, replica: Replica) -> Key:
         return (replica.turn,)
@@ -91,24 +103,8 @@ class LeastConnections(_Turns):
 
     name = "least_connections"
 
-    def __init__(self, chance: random.Random) -> None:
-        super().__init__(chance)
-        self._stale: dict[Replica, None] = {}  # whose load has changed since they were ranked
-
     def loaded(self, replica: Replica) -> None:
         self._stale[replica] = None
-
-    def choose(self, now: float, excluded: Container[WorkerId] = ()) -> Replica | None:
-        if self._stale:
-            for replica in self._stale:
-                if replica in self._ranking:
-                    self._ranking.put(replica, self._key(replica))
-            self._stale.clear()
-        return super().choose(now, excluded)
-
-    def discard(self, replica: Replica) -> None:
-        self._stale.pop(replica, None)
-        super().discard(replica)
 
     def put(self, replica: Replica) -> None:
         if replica not in self._ranking:

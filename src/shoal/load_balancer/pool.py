@@ -11,7 +11,7 @@ import msgspec
 
 from shoal.load_balancer.health import Health
 from shoal.load_balancer.policies import POLICIES, Policy
-from shoal.load_balancer.replica import Replica
+from shoal.load_balancer.replica import STEP, Replica
 from shoal.load_balancer.standing import usual_seconds
 from shoal.types import WorkerId
 
@@ -53,7 +53,7 @@ class Pool:
         self.zone = zone  # of the coordinator; empty: all zones are alike
         self._chance = chance
         self._balancing = ""  # the name of the policy
-        self._policies: tuple[Policy, ...] = ()  # of the local tier and the remote one, once there is a policy
+        self._tiers: tuple[tuple[Tier, Policy], ...] = ()  # the local one and the remote one, once there is a policy
         self._replicas: dict[WorkerId, Replica] = {}
         self._serving: dict[Replica, None] = {}
         self._suspects: dict[Replica, None] = {}  # that serve and have room
@@ -64,15 +64,13 @@ class Pool:
         self._free: set[Replica] = set()  # some of those
         self._places = 0
         self._requests = 0
+        self.room = NO_ROOM  # what they take together
 
     def __len__(self) -> int:
         return len(self._replicas)
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._replicas.values())
-
-    def get(self, worker_id: WorkerId) -> Replica | None:
-        return self._replicas.get(worker_id)
 
     # -- events
 
@@ -106,11 +104,12 @@ class Pool:
 
     def loaded(self, replica: Replica) -> None:
         """Its worker has more requests or fewer, and room as before."""
-        if self._policies:
-            (self._policy(replica) if self.zone else self._policies[0]).loaded(replica)
+        if self._tiers:
+            self._policy(replica).loaded(replica)
 
     def unsettled(self, replica: Replica) -> None:
         """Its share will change with time."""
+        replica.assessed = float("-inf")
         self._growing[replica] = None
 
     def weigh(self, now: float) -> None:
@@ -123,10 +122,6 @@ class Pool:
                 self.changed(replica)
 
     # -- choices
-
-    @property
-    def room(self) -> Room:
-        return Room(self._places, self._requests, bool(self._free))
 
     @property
     def serving(self) -> int:
@@ -164,7 +159,7 @@ class Pool:
         return choice
 
     def _choose(self, health: Health, now: float, excluded: Container[WorkerId]) -> Choice | None:
-        for tier, policy in zip(_TIERS, self._policies, strict=True):
+        for tier, policy in self._tiers:
             while (replica := policy.choose(now, excluded)) is not None:
                 if health.available(replica.worker_id, replica.part, now):
                     return Choice(replica, tier)
@@ -188,12 +183,12 @@ class Pool:
     # -- who is with the policy
 
     def _policy(self, replica: Replica) -> Policy:
-        return self._policies[0 if not self.zone or replica.worker.zone == self.zone else 1]
+        return self._tiers[0 if not self.zone or replica.worker.zone == self.zone else 1][1]
 
     def _balance_by(self, balancing: str) -> None:
         self._balancing = balancing
         make = POLICIES[balancing]
-        self._policies = tuple(make(self._chance) for _ in _TIERS)
+        self._tiers = tuple((tier, make(self._chance)) for tier in _TIERS)
         for replica in self._serving:
             self._seat(replica)
 
@@ -205,19 +200,21 @@ class Pool:
             self._suspects[replica] = None
         elif replica not in self._parked:
             self._suspects.pop(replica, None)
-            if self._policies:
+            if self._tiers:
                 self._policy(replica).put(replica)
 
     def _take_out(self, replica: Replica) -> None:
         self._parked.pop(replica, None)
         self._suspects.pop(replica, None)
-        if self._policies:
+        if self._tiers:
             self._policy(replica).discard(replica)
 
     def _tend(self, health: Health, now: float, at_most: int) -> None:
         """Let the shares of some grow, and some of the parked back whose ejection is over."""
         for _ in range(min(_TENDED, len(self._growing))):
             replica = next(iter(self._growing))
+            if now < replica.assessed + STEP:
+                break  # the others were assessed later still
             del self._growing[replica]
             has_grown = replica.assess(now)
             if replica.pool is self:
@@ -249,3 +246,4 @@ class Pool:
             self._free.add(replica)
         else:
             self._free.discard(replica)
+        self.room = Room(self._places, self._requests, bool(self._free))

@@ -37,6 +37,10 @@ class Ranking:
     def discard(self, replica: Replica) -> None:
         self._current.pop(replica, None)
 
+    def only(self) -> Replica | None:
+        """The one that is there, if no other is."""
+        return next(iter(self._current)) if len(self._current) == 1 else None
+
     def first(self, excluded: Container[WorkerId]) -> Replica | None:
         """The one with the least key whose worker is not excluded."""
         aside = []

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shoal.load_balancer.pool import Pool
 
 SLOW_START: Final = 10.0  # seconds until a newcomer gets its whole share
+STEP: Final = 0.1  # seconds after which a share that grows is assessed anew
 FIRST_SHARE: Final = 0.1  # of its whole share, that a newcomer begins with
 
 
@@ -49,7 +50,7 @@ class Worker(Protocol):
 class Replica:
     """``info`` changes with what the worker tells; the rest belongs to the pool and its policy."""
 
-    __slots__ = ("begun", "info", "is_known", "latency", "pace", "part", "pool", "share", "turn", "worker")
+    __slots__ = ("assessed", "begun", "info", "is_known", "latency", "pace", "part", "pool", "share", "turn", "worker")
 
     def __init__(self, worker: Worker, info: ModelInfo) -> None:
         self.worker = worker
@@ -61,6 +62,7 @@ class Replica:
         self.is_known = False  # has it ever served?
         self.begun: float | None = None  # when it was first thought of for a request
         self.share = FIRST_SHARE  # of what it would get, while it is new, slow or comes and goes
+        self.assessed = float("-inf")  # when that was
         self.turn = 0.0  # where it stands among those who take turns
 
     def __repr__(self) -> str:
@@ -104,6 +106,7 @@ class Replica:
         is untouched, so it grows with its age."""
         if self.begun is None:
             self.begun = now
+        self.assessed = now
         growth = min(1.0, FIRST_SHARE + (1 - FIRST_SHARE) * (now - self.begun) / SLOW_START)
         reliability = self.worker.reliability.at(now)
         self.share = growth * reliability * self.pace.value

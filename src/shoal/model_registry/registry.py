@@ -36,6 +36,7 @@ class Registry:
         self._reserved: dict[ModelId, ModelSpec] = {}
         self._removed: dict[ModelId, None] = {}  # the longest ago first
         self._absent: dict[ModelId, float] = {}  # learned, and since when no worker has had it
+        self._resolved: dict[str, ModelSpec] = {}  # names that were asked for; each change empties it
         for spec in specs:
             self.add(spec)
         for alias, targets in (aliases or {}).items():
@@ -58,6 +59,7 @@ class Registry:
         """
         aliases = spec.settings.aliases if with_aliases else ()
         self._check(spec, aliases)
+        self._resolved.clear()
         self._specs[spec.id] = spec
         live = self._live.setdefault(spec.name, spec.version)
         if self._promoted.get(spec.name) == spec.version:
@@ -100,6 +102,7 @@ class Registry:
         elif known.kind is not info.kind:
             raise ConfigError(f"model '{known.id}' {DOES[known.kind]}, but a worker's {DOES[info.kind]}", param="kind")
         else:
+            self._resolved.clear()
             self._specs[info.id] = known.completed(info)
 
     def forget_absent(self, present: Set[ModelId], now: float) -> Sequence[ModelId]:
@@ -128,6 +131,7 @@ class Registry:
         leaving = [self.resolve_exactly(model) for model in models]
         ids = {spec.id for spec in leaving}
         own = {alias for spec in leaving for alias in spec.settings.aliases if self._aliases.is_alone(alias, spec.name)}
+        self._resolved.clear()
         for name in {spec.name for spec in leaving}:
             staying = [spec for spec in self.versions(name) if spec.id not in ids]
             self._check_leaving(name, ids, own, staying)
@@ -159,14 +163,17 @@ class Registry:
             if known and self._find(target) is None:
                 raise ConfigError(f"alias '{alias}' leads to '{target[:64]}', which is no model", param="aliases")
         self._aliases.check_room([name])
+        self._resolved.clear()
         self._aliases.lead(name, targets)
 
     def unpoint(self, alias: str) -> None:
         """Take an alias away; harmless when it is not there."""
+        self._resolved.clear()
         self._aliases.take_away(alias)
 
     def promote(self, model: ModelId, *, known: bool = True) -> None:
         """Let this version answer to the bare name. Raises :class:`ModelNotFound`, unless it may be told of later."""
+        self._resolved.clear()
         if known or model in self._specs:
             self._live[model.name] = self.resolve_exactly(model).version
         self._promoted[model.name] = model.version
@@ -188,14 +195,19 @@ class Registry:
 
         Of an alias with several models the ``key`` chooses, the same one each time, as often as its weight says.
         """
+        if (known := self._resolved.get(name)) is not None:
+            return known
         targets = self._aliases.get(name)
         wanted = name if targets is None else draw(targets, name, key)
-        if found := self._find(wanted):
+        found = self._find(wanted)
+        if targets is None and name == DEFAULT_ALIAS:
+            found = found or self._default()
+        if found:
+            if targets is None or len(targets) == 1:
+                self._resolved[name] = found
             return found
         if targets is not None:
             raise ModelNotFound(f"alias '{name}' leads to '{wanted}', which no worker has told of yet", param="model")
-        if name == DEFAULT_ALIAS and (default := self._default()):
-            return default
         raise ModelNotFound(f"there is no model '{name[:64]}'; {self._what_there_is(name)}", param="model")
 
     def get(self, model: ModelId) -> ModelSpec | None:
@@ -290,6 +302,7 @@ class Registry:
                 )
 
     def _forget(self, model: ModelId) -> None:
+        self._resolved.clear()
         del self._specs[model], self._absent[model]
         if self.is_live(model):
             staying = self.versions(model.name)

@@ -69,10 +69,18 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def id(self) -> ModelId:
         return ModelId(self.name, self.version)
 
+    @cached_property
+    def whole(self) -> ModelPart:
+        """All of it, where it is in no shards."""
+        return ModelPart(self.id)
+
+    def part(self, shard: int | None) -> ModelPart:
+        return self.whole if shard is None else ModelPart(self.id, shard)
+
     def parts(self) -> tuple[ModelPart, ...]:
         """What replicas of it are copies of: all of it, or each of its shards."""
         shards = self.settings.shards
-        return tuple(ModelPart(self.id, shard) for shard in (range(shards.count) if shards else (None,)))
+        return tuple(map(self.part, range(shards.count) if shards else (None,)))
 
     def of_shard(self, shard: int | None) -> ModelSpec:
         """The same for one of its shards: ``{shard}`` in its URI becomes the number."""

@@ -68,13 +68,10 @@ def route(
     Raises :class:`ModelUnavailable` when it is ready nowhere, :class:`Overloaded` when every worker that could take
     the request is full.
     """
-    part = ModelPart(spec.id, shard)
+    part = spec.part(shard)
     pool = fleet.pool(part)
     balancing = spec.settings.balancing
-    choice = None
-    if pool is not None:
-        choice = pool.choose(balancing, health, now, excluded=excluded, suspects=suspects)
-    if pool is None or choice is None:
+    if pool is None or (choice := pool.choose(balancing, health, now, excluded=excluded, suspects=suspects)) is None:
         raise _none(part, pool, fleet, excluded)
     usable = pool.usable(excluded)
     worker = choice.replica.worker

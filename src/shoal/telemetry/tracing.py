@@ -91,17 +91,19 @@ def span(
     name: str,
     parent: str = "",
     *,
+    of: str = "",
     kind: SpanKind = SpanKind.INTERNAL,
     links: Sequence[str] = (),
     attributes: Mapping[str, Value] | None = None,
     at: int | None = None,
 ) -> Span:
-    """Begin a span. ``parent`` and ``links`` are traceparents; ``at`` is as in :meth:`Span.end`."""
+    """Begin a span. ``of``: what stands in its name behind ``name``. ``parent`` and ``links`` are traceparents; ``at``
+    is as in :meth:`Span.end`."""
     # Whoever began a trace has decided whether it is recorded; of one that is not, only the first span costs anything.
     if not _recorded or parent[-1:] in _NOT_SAMPLED:
         return Span(None, parent) if parent else NOTHING
     begun = _tracer.start_span(
-        name,
+        f"{name} {of}" if of else name,
         _context(parent),
         kind=kind,
         links=[Link(trace.get_current_span(_context(link)).get_span_context()) for link in links],

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from shoal.api import http1, listener
-from shoal.api.asgi import AT_ONCE, WHEN_GONE
+from shoal.api.asgi import DIRECT
 from shoal.api.http1 import MAX_HEADER_BYTES, MAX_HEADERS
 from shoal.api.listener import Listener
 
@@ -164,7 +164,7 @@ async def test_the_end_of_an_answer_does_not_hurry_the_request_behind_it(monkeyp
 
 async def at_once(scope: Any, receive: Any, send: Any) -> None:
     """Answers as the application does, where the server lets it."""
-    sent = scope["extensions"][AT_ONCE](200, [(b"content-length", b"2")], b"<>")
+    sent = scope["extensions"][DIRECT].answer(200, b"content-length: 2\r\n", b"<>")
     if not sent:
         await echo(scope, receive, send)
 
@@ -198,7 +198,7 @@ async def test_who_waits_for_a_client_is_told_once_when_it_goes_away(size: int) 
 
         while (await receive())["more_body"]:
             pass
-        assert scope["extensions"][WHEN_GONE](gone)
+        assert scope["extensions"][DIRECT].call_when_gone(gone)
         began.set()
         await heard.wait()
 
@@ -215,7 +215,7 @@ async def test_who_has_answered_is_not_told_and_who_begins_too_late_is_told_so()
     over = asyncio.Event()
 
     async def answering(scope: Any, receive: Any, send: Any) -> None:
-        when_gone = scope["extensions"][WHEN_GONE]
+        when_gone = scope["extensions"][DIRECT].call_when_gone
         when_gone(lambda: told.append(True))
         when_gone(None)
         await at_once(scope, receive, send)
@@ -227,7 +227,7 @@ async def test_who_has_answered_is_not_told_and_who_begins_too_late_is_told_so()
     async def late(scope: Any, receive: Any, send: Any) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        told.append(scope["extensions"][WHEN_GONE](lambda: told.append(True)))
+        told.append(scope["extensions"][DIRECT].call_when_gone(lambda: told.append(True)))
         over.set()
 
     for app in (answering, late):

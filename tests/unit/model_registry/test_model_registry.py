@@ -294,7 +294,9 @@ def test_a_registry_can_be_set_back_to_how_it_was() -> None:
     registry.add(version("2"), Placement(replicas=1))
     registry.promote(version("2").id)
     registry.unpoint("chat")
+    assert registry.resolve("smollm2").version == "2"
     registry.restore(before)
+    assert registry.resolve("smollm2").version == "1"
     assert [spec.version for spec in registry.list()] == ["1"]
     assert registry.resolve("chat").version == "1"
     assert not registry.placements()
@@ -337,6 +339,7 @@ def test_when_the_live_version_is_forgotten_one_that_stays_answers() -> None:
     registry = Registry()
     registry.learn(learned("m", "1"))
     registry.learn(learned("m", "2"))
+    assert registry.resolve("m").version == "1"
     for at in (0, FORGET_AFTER):
         registry.forget_absent({learned("m", "2").id}, at)
     assert registry.resolve("m").version == "2"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 from hypothesis import example, given
@@ -139,6 +140,15 @@ def change(registry: Registry, what: str, name: str, version: str, alias: str) -
             registry.unpoint(alias)
 
 
+def answers(registry: Registry) -> dict[str, str]:
+    """Which model each name leads to."""
+    found = {}
+    for name in ("m", "n", "m@1", "m@2", "n@3", "short", "canary", "fish", "default"):
+        with suppress(ModelNotFound):
+            found[name] = str(registry.resolve(name, key="a").id)
+    return found
+
+
 CHANGES = ("add", "add with an alias", "remove", "remove all", "promote", "point", "unpoint")
 steps = st.tuples(st.sampled_from(CHANGES), st.sampled_from("mn"), st.sampled_from("123"))
 
@@ -149,6 +159,7 @@ def test_whatever_was_changed_a_restart_finds_it_as_it_was(
     changes_made: Sequence[tuple[tuple[str, str, str], str]],
 ) -> None:
     changed, stored = configured(), dict[str, bytes]()
+    found = answers(changed)
     for step, alias in changes_made:
         before = changed.snapshot()
         try:
@@ -158,7 +169,9 @@ def test_whatever_was_changed_a_restart_finds_it_as_it_was(
         for key, value in changes(records(before), records(changed)).items():
             stored.pop(key, None)
             stored |= {} if value is None else {key: value}
+        found = answers(changed)
     kept = restored(configured(), stored)
+    assert answers(kept) == answers(changed) == found
     assert {str(spec.id) for spec in kept.list()} == {str(spec.id) for spec in changed.list()}
     assert kept.all_aliases() == changed.all_aliases()
     assert [kept.is_live(spec.id) for spec in changed.list()] == [changed.is_live(spec.id) for spec in changed.list()]

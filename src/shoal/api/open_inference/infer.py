@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Sequence
+from typing import Final
 
 import msgspec
 
 from shoal.api.asgi import JSON, MAX_PRIORITY, Exchange, Header
 from shoal.api.compression import LEAST, MAX_RATIO, accepted, compress, inflate
-from shoal.api.offload import offload
+from shoal.api.offload import HEAVY, offload
 from shoal.api.open_inference.inputs import read_inputs
 from shoal.api.open_inference.outputs import Wanted, write_outputs
 from shoal.api.open_inference.schema import InferBody, RequestParameters
@@ -24,6 +24,7 @@ HEADER_LENGTH: Final = b"inference-header-content-length"
 MEDIA: Final = b"application/octet-stream"
 ALIGNMENT: Final = 8  # bytes: of the widest number
 MAX_KEY: Final = 256  # characters
+NO_BYTES: Final = memoryview(b"")
 
 _DIGITS = re.compile(rb"[0-9]{1,15}")
 _decoder = msgspec.json.Decoder(InferBody)
@@ -32,58 +33,66 @@ _decoder = msgspec.json.Decoder(InferBody)
 async def infer(plane: Plane, exchange: Exchange) -> None:
     version = exchange.parameters.get("version")
     model = plane.find(exchange.parameters["model"], version, key=exchange.request_id)
-    request = await _read(exchange)
-    wanted = Wanted.of(request.body, model.outputs)
-    inputs = await offload(request.python_bytes, read_inputs, request.body.inputs, request.binary, exchange.limits)
+    body, binary, python_bytes = await _read(exchange)
+    wanted = Wanted.of(body, model.outputs)
+    if python_bytes < HEAVY:
+        inputs = read_inputs(body.inputs, binary, exchange.limits)
+    else:
+        inputs = await offload(python_bytes, read_inputs, body.inputs, binary, exchange.limits)
     call = Infer(
         RequestId(exchange.request_id),
         model.name,
         inputs,
         version=model.version,
         tenant=exchange.tenant,
-        priority=_priority(exchange, request.body.parameters),
+        priority=_priority(exchange, body.parameters),
         trace=exchange.trace,
         key=_key(exchange),
     )
     with exchange.client_watch():
-        inferred = await plane.infer(call, timeout=_timeout(exchange, request.body.parameters))
-    await _answer(exchange, model, request.body.id, wanted.choose(inferred.outputs))
+        inferred = await plane.infer(call, timeout=_timeout(exchange, body.parameters))
+    await _answer(exchange, model, body.id, wanted.choose(inferred.outputs))
 
 
 # -- the request
 
 
-class Request(NamedTuple):
-    body: InferBody
-    binary: memoryview  # the bytes behind the JSON
-    python_bytes: int  # what becomes Python objects one by one
-
-
-async def _read(exchange: Exchange) -> Request:
+async def _read(exchange: Exchange) -> tuple[InferBody, memoryview, int]:
+    """What the JSON says, the bytes behind it, and how many bytes become Python objects one by one."""
     given = exchange.header(HEADER_LENGTH)
-    if given is not None and not _DIGITS.fullmatch(given):
-        raise InvalidRequest(f"{_name(HEADER_LENGTH)} must be a number of bytes", param=_name(HEADER_LENGTH))
-    lead = -int(given or 0) % ALIGNMENT  # so that the tensors begin where numbers may
-    body = memoryview(await _plain_body(exchange, lead))[lead:]
-    size = len(body) if given is None else int(given)
-    if size > len(body):
-        name = _name(HEADER_LENGTH)
-        raise InvalidRequest(f"{name} is {size}, but the body has {len(body)} bytes", param=name)
-    most = exchange.limits.body_bytes
-    if size > most:
-        raise PayloadTooLarge(f"the JSON of a request may have {most} bytes: send tensors as binary data behind it")
-    header = parse(_decoder, body[:size])
+    if given is None:
+        body = await _plain_body(exchange)
+        return _parse(exchange, body), NO_BYTES, len(body)
+    name = _name(HEADER_LENGTH)
+    if not _DIGITS.fullmatch(given):
+        raise InvalidRequest(f"{name} must be a number of bytes", param=name)
+    size = int(given)
+    lead = -size % ALIGNMENT  # so that the tensors begin where numbers may
+    whole = memoryview(await _plain_body(exchange, lead))[lead:]
+    if size > len(whole):
+        raise InvalidRequest(f"{name} is {size}, but the body has {len(whole)} bytes", param=name)
+    header = _parse(exchange, whole[:size])
     texts = sum(_declared(tensor.parameters) for tensor in header.inputs if tensor.datatype == "BYTES")
-    return Request(header, body[size:], size + texts)
+    return header, whole[size:], size + texts
 
 
-async def _plain_body(exchange: Exchange, lead: int) -> bytes:
+def _parse(exchange: Exchange, header: bytes | memoryview) -> InferBody:
+    if len(header) > (most := exchange.limits.body_bytes):
+        raise PayloadTooLarge(f"the JSON of a request may have {most} bytes: send tensors as binary data behind it")
+    return parse(_decoder, header)
+
+
+def _plain_body(exchange: Exchange, lead: int = 0) -> Awaitable[bytes]:
     """The body, inflated where it came compressed, behind ``lead`` zero bytes."""
     limit = exchange.limits.tensor_bytes
     given = exchange.header(b"content-encoding")
     encoding = "identity" if given is None else given.decode("latin-1").strip().lower()
     if encoding == "identity":
-        return await exchange.read_body(limit=limit, lead=lead)
+        return exchange.read_body(limit=limit, lead=lead)
+    return _inflated_body(exchange, encoding, limit, lead)
+
+
+async def _inflated_body(exchange: Exchange, encoding: str, limit: int, lead: int) -> bytes:
     body = await exchange.read_body(limit=limit)
     most = min(limit, len(body) * MAX_RATIO)
     exchange.hold(most)
@@ -134,13 +143,20 @@ def _timeout(exchange: Exchange, parameters: RequestParameters | None) -> float 
 async def _answer(
     exchange: Exchange, model: ModelSpec, request_id: str | None, chosen: Sequence[tuple[str, Array, bool]]
 ) -> None:
-    python_bytes = sum(array.nbytes for _, array, binary in chosen if not binary or array.dtype.hasobject)
-    header, pieces = await offload(
-        python_bytes, write_outputs, chosen, model=model.name, version=model.version, request_id=request_id
-    )
+    python_bytes = 0
+    for _, array, binary in chosen:
+        if not binary or array.dtype.hasobject:
+            python_bytes += array.nbytes
+    if python_bytes < HEAVY:
+        header, pieces = write_outputs(chosen, model.name, model.version, request_id)
+    else:
+        header, pieces = await offload(python_bytes, write_outputs, chosen, model.name, model.version, request_id)
+    if not pieces and len(header) < LEAST:
+        await exchange.answer(200, header)
+        return
     headers: list[Header] = [(HEADER_LENGTH, str(len(header)).encode())] if pieces else []
     media = MEDIA if pieces else JSON
-    size = len(header) + (sum(piece.nbytes for piece in pieces) if pieces else 0)
+    size = len(header) + sum(piece.nbytes for piece in pieces)
     encoding = None if size < LEAST else accepted((exchange.header(b"accept-encoding") or b"").decode("latin-1"))
     if encoding is None:
         await exchange.answer(200, header, rest=pieces, content_type=media, headers=headers)

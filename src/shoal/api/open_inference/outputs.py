@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -19,8 +18,7 @@ from shoal.types import DTYPES, Array, Tensors, TensorSpec
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What the client asked for: some outputs, each as bytes or not, or all of them."""
 
     outputs: Mapping[str, bool] | None
@@ -72,7 +70,7 @@ def _is_binary(output: RequestedOutput, otherwise: bool) -> bool:
 
 
 def write_outputs(
-    chosen: Sequence[tuple[str, Array, bool]], *, model: str, version: str, request_id: str | None
+    chosen: Sequence[tuple[str, Array, bool]], model: str, version: str, request_id: str | None
 ) -> tuple[bytes, list[memoryview]]:
     """The JSON, and the bytes behind it: views on the arrays. Raises :class:`InvalidRequest` for bytes that JSON
     cannot say."""

@@ -30,7 +30,7 @@ _KEPT: Final = 1024  # lines, beyond which those without requests go
 class Rooms(Protocol):
     """What is to be known of the fleet."""
 
-    def room(self, model: ModelId) -> Room: ...
+    def room(self, spec: ModelSpec) -> Room: ...
 
 
 class Crowd:
@@ -72,7 +72,7 @@ class Turns:
         model = spec.id
         line = self._lines.get(model) or self._new(spec)
         places = rows_of(request) if spec.batchable and isinstance(request, Infer) else 1
-        begins = model not in self._crowds and self._may_begin(line, spec, model)
+        begins = model not in self._crowds and self._may_begin(line, spec)
         if begins and not line.is_watched:
             line.began(places)
             return Turn(self, line, places)
@@ -126,7 +126,7 @@ class Turns:
         return turn
 
     def _go_on(self, crowd: Crowd) -> None:
-        if self._rooms.room(crowd.spec.id).places:
+        if self._rooms.room(crowd.spec).places:
             if crowd.look is not None:
                 crowd.look.cancel()
                 crowd.look = None
@@ -145,7 +145,7 @@ class Turns:
         at, line = now(), crowd.line
         for _ in range(most):
             first = line.queue.first()
-            if first is None or not self._may_begin(line, crowd.spec, crowd.spec.id):
+            if first is None or not self._may_begin(line, crowd.spec):
                 break
             turn = crowd.turns.pop(first)
             if line.is_hopeless(first, at):
@@ -156,8 +156,8 @@ class Turns:
                 turn.come(at)
         self._count(crowd)
 
-    def _may_begin(self, line: Line, spec: ModelSpec, model: ModelId) -> bool:
-        room = self._rooms.room(model)
+    def _may_begin(self, line: Line, spec: ModelSpec) -> bool:
+        room = self._rooms.room(spec)
         if not room.places:
             return True  # and be told why nobody can run it
         if room.is_free and line.requests < room.requests and line.places < room.places:
@@ -166,7 +166,7 @@ class Turns:
 
     def _may_take(self, fallback: str) -> bool:
         try:
-            return self._rooms.room(self._resolve(fallback).id).is_free
+            return self._rooms.room(self._resolve(fallback)).is_free
         except ModelNotFound:
             return False
 

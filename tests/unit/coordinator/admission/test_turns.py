@@ -18,7 +18,7 @@ from shoal.errors import DeadlineExceeded, ModelNotFound, Overloaded
 from shoal.load_balancer import Room
 from shoal.messages import Chunk, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec
-from shoal.types import FinishReason, ModelId, ModelKind, ModelName, RequestId, Sampling, TextPrompt, Usage
+from shoal.types import FinishReason, ModelKind, ModelName, RequestId, Sampling, TextPrompt, Usage
 
 FISH = ModelSpec(name=ModelName("fish"), kind=ModelKind.TENSOR, batchable=True)
 TALKER = ModelSpec(name=ModelName("talker"), kind=ModelKind.GENERATE)
@@ -47,8 +47,8 @@ class Pond:
         self.admission = Admission(most, tenants=tenants)
         self.turns = Turns(self, self.admission, resolve=self.resolve, observe=self.waiting.__setitem__)
 
-    def room(self, model: ModelId) -> Room:
-        return self.rooms.get(model, Room())
+    def room(self, spec: ModelSpec) -> Room:
+        return self.rooms.get(spec.id, Room())
 
     def resolve(self, name: str) -> ModelSpec:
         if name not in self.specs:
