@@ -40,7 +40,7 @@ class Attempts:
         self.part = ModelPart(spec.id, request.shard if isinstance(request, Infer) else None)
         self.loss: Loss | None = None
         self.failure: tuple[RoutingDecision, ShoalError] | None = None  # of the one before the next
-        self._broken: set[WorkerId] = set()  # whose engine failed at it
+        self._broken: frozenset[WorkerId] = frozenset()  # whose engine failed at it
         self._budget = budget
         self._answer_so_far = Continuation(request)
 
@@ -73,7 +73,7 @@ class Attempts:
         """This worker did not answer. Raises its error unless another may be asked."""
         self.journey.tried[self.part].add(decision.worker_id)
         if isinstance(error, EngineFailed):
-            self._broken.add(decision.worker_id)
+            self._broken |= {decision.worker_id}
         self._answer_so_far.failed(error)
         if not error.retryable or not self._answer_so_far.can_go_on or now >= self.journey.deadline:
             raise error
