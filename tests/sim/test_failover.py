@@ -187,15 +187,16 @@ def test_a_tensor_answer_that_every_engine_fails_at_ends_after_three() -> None:
     simulate(scenario())
 
 
-def test_an_engine_that_fails_is_not_asked_again_while_others_are_only_full() -> None:
+@pytest.mark.parametrize("breaks_at", [0, 4])
+def test_an_engine_that_fails_is_not_asked_again_while_others_are_only_full(breaks_at: int) -> None:
     async def scenario() -> None:
         async with fleet() as f:
-            await f.add_worker("broken", breaks_at=4, capacity=1)
+            await f.add_worker("broken", breaks_at=breaks_at, capacity=1)
             await f.add_worker("sound", capacity=1)
             await f.until_ready(2)
             asked = [asyncio.create_task(f.ask(50)) for _ in range(2)]
             assert await asyncio.gather(*asked) == [counting(50)] * 2
-            assert f.runtimes["broken"].steps == 5
+            assert f.runtimes["broken"].steps == breaks_at + 1
             f.assert_nothing_is_left()
 
     simulate(scenario())

@@ -88,11 +88,11 @@ class Attempts:
         """There is no worker for it now. Raises unless it waits for one: a request that lost its worker does, until
         one is free or comes back, and so does one that finds all of them full. By then those that were tried may have
         been started again; one whose engine failed at it is asked once more only where no other is left."""
+        waits = isinstance(error, Overloaded) and not self.spec.settings.fallback  # others can, once they have room
         if self.loss is None:
-            waits = isinstance(error, Overloaded) and not self.spec.settings.fallback  # its turn came too soon
             if not waits or now >= self.journey.deadline:
                 raise error
-        elif not self.loss.patient or now >= min(self.journey.deadline, self.loss.at + PATIENCE):
+        elif not (self.loss.patient or waits) or now >= min(self.journey.deadline, self.loss.at + PATIENCE):
             raise self.loss.error from error
         tried = self.journey.tried[self.part]
         tried.clear()
