@@ -32,44 +32,50 @@ from shoal.api.http1 import Http
 from shoal.config import CoordinatorConfig, WorkerConfig
 from shoal.coordinator.sender import Sender
 from shoal.messages import Infer, Inferred
-from shoal.model_registry import Registry, parse_model_argument
+from shoal.model_registry import ModelSpec, Registry, parse_model_argument
 from shoal.node import Coordinator
 from shoal.rpc import Connection, MemoryNetwork
 from shoal.worker.loading import echo_runtime
+from shoal.worker.runtime import ModelRuntime
 from shoal.worker.worker import Worker
 
 Ask = Callable[[int], Awaitable[None]]  # so many requests
 
 
 class Client:
-    """The transport of a connection, and who asks on it: again as soon as the answer is whole."""
+    """The transport of a connection, and who asks on it: again as soon as the answer is whole.
 
-    def __init__(self, protocol: Any, numbers: Iterator[int]) -> None:
+    ``headers`` end each with a line's end; a ``{}`` in them is the request's number.
+    """
+
+    def __init__(self, protocol: Any, numbers: Iterator[int], path: str, body: bytes, headers: str) -> None:
         self.ended = asyncio.Event()
         self._protocol = protocol
         self._numbers = numbers
         self._answer = b""
-        body = request_body()
-        head = (
-            f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-        )
-        self._request = head.encode() + b"\r\n\r\n" + body
+        self._body = body
+        self._head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{headers}"
+        self._head += f"Content-Length: {len(body)}\r\n\r\n"
         protocol.connection_made(self)
 
     def ask(self) -> None:
-        if next(self._numbers, None) is None:
+        if (number := next(self._numbers, None)) is None:
             self.ended.set()
         else:
-            self._protocol.data_received(self._request)
+            self._protocol.data_received(self._head.replace("{}", str(number)).encode() + self._body)
 
     def write(self, data: bytes) -> None:
         self._answer += data
-        head, _, body = self._answer.partition(b"\r\n\r\n")
-        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-        if length and len(body) == int(length):
-            assert head.startswith(b"HTTP/1.1 200")
+        if self.is_whole(self._answer):
+            assert self._answer.startswith(b"HTTP/1.1 200")
             self._answer = b""
             asyncio.get_running_loop().call_soon(self.ask)
+
+    @staticmethod
+    def is_whole(answer: bytes) -> bool:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        return bool(length) and len(body) == int(length)
 
     def get_extra_info(self, name: str) -> tuple[str, int] | None:
         return ("127.0.0.1", 9000) if name in {"peername", "sockname"} else None
@@ -81,32 +87,47 @@ class Client:
         return lambda *_: None
 
 
-async def over_http(make: Callable[..., Any], app: Any, count: int) -> None:
+async def over_http(
+    make: Callable[..., Any],
+    app: Any,
+    count: int,
+    *,
+    client: type[Client] = Client,
+    path: str = PATH,
+    body: bytes | None = None,
+    headers: str = "",
+    connections: int = CONNECTIONS,
+) -> None:
     config = uvicorn.Config(
         app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False
     )
     config.load()
     numbers = iter(range(count))
-    clients = [Client(make(config, ServerState(), {}), numbers) for _ in range(CONNECTIONS)]
-    for client in clients:
-        client.ask()
-    for client in clients:
-        await client.ended.wait()
+    sent = request_body() if body is None else body
+    clients = [client(make(config, ServerState(), {}), numbers, path, sent, headers) for _ in range(connections)]
+    for one in clients:
+        one.ask()
+    for one in clients:
+        await one.ended.wait()
+
+
+def echo() -> tuple[ModelSpec, ModelRuntime]:
+    spec = parse_model_argument("echo")
+    return spec, echo_runtime(spec)
 
 
 @asynccontextmanager
-async def fleet() -> AsyncGenerator[tuple[Coordinator, Any], None]:
-    network, spec = MemoryNetwork("coordinator"), parse_model_argument("echo")
-    coordinator = Coordinator(CoordinatorConfig(), Registry([spec]), network)
+async def fleet(*models: tuple[ModelSpec, ModelRuntime]) -> AsyncGenerator[tuple[Coordinator, Any], None]:
+    network, served = MemoryNetwork("coordinator"), models or (echo(),)
+    coordinator = Coordinator(CoordinatorConfig(), Registry([spec for spec, _ in served]), network)
     listener = await network.listen("coordinator:9000", coordinator.server.accept)
     coordinator.start()
-    runtime = echo_runtime(spec)
     config = WorkerConfig(host="worker", coordinators=("coordinator:9000",))
-    worker = Worker(config, {runtime.info.part: runtime}, network.at("worker"))
+    worker = Worker(config, {runtime.info.part: runtime for _, runtime in served}, network.at("worker"))
     await worker.start()
     while not coordinator.plane.ready():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    yield coordinator, build_app(coordinator.plane, metrics=coordinator.metrics.render)
+    yield coordinator, build_app(coordinator.plane, metrics=coordinator.metrics.render, keeper=coordinator.keeper)
     listener.close()
     await worker.stop()
     await coordinator.stop()

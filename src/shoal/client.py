@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from shoal.clock import now
+from shoal.coordinator.parts_again import PartsAgain
 from shoal.errors import ConfigError, Draining, InvalidRequest, ShoalError, WorkerLost, invalid, located
 from shoal.messages import Chunk, Generate, Infer, Inferred, ListModels, ModelInfo, ModelList
 from shoal.rpc import Connection, Hello, Network, TcpNetwork, connect
@@ -190,21 +191,23 @@ class AsyncClient:
                 raise InvalidRequest(f"{name}: expected a numpy array, got {kind}", param=name)
         request = Infer(_request_id(), ModelName(model), inputs, key=key)
         deadline = now() + self._timeout
-        begun, refused = False, 0
+        parts, refused = PartsAgain(), 0
         while True:
             connection = self._open
             if connection.is_closed or connection in self._leaving:
                 connection = await self._call(patience=min(PATIENCE, deadline - now()))
+            parts.begin()
             try:
                 async with connection.stream(request, timeout=deadline - now()) as answers:
                     async for answer in answers:
                         assert isinstance(answer, Inferred)
-                        begun = True
-                        yield answer
+                        if not parts.is_known(answer):
+                            parts.add(answer)
+                            yield answer
                 return
             except WorkerLost:
-                if begun or not connection.is_closed:
-                    raise  # the rest of an answer cannot be asked for, all of it can
+                if parts.differs or not connection.is_closed:
+                    raise
             except Draining:
                 refused += 1
                 if refused >= len(self._addresses):

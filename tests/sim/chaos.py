@@ -1,6 +1,7 @@
 """A fleet of up to hundreds of workers under random faults: what must hold whatever happens, for any seed.
 
-The coordinator and the workers are the real ones; see :mod:`sim.simulation`. Thousands of seeds::
+The coordinator and the workers are the real ones; see :mod:`sim.simulation`. Who asks is in :mod:`sim.asking`, what
+must hold of each request in :mod:`sim.verdict`. Thousands of seeds::
 
     PYTHONPATH=tests python -m sim.chaos --seeds 2000
 """
@@ -9,57 +10,51 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
-from typing import get_args
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final, get_args
 
-from sim.simulation import MODEL, STEP, Fleet, fleet, simulate
+from sim.asking import LENGTH, Asked, Crowd, TableRuntime, somebody
+from sim.simulation import COORDINATOR, MODEL, STEP, TABLE, Fleet, NumbersRuntime, PartsRuntime, fleet, simulate
+from sim.verdict import overtaken, starved, wrong
 
+from shoal.client import AsyncClient
 from shoal.clock import now
-from shoal.config import Balancing, ModelConfig
-from shoal.errors import DeadlineExceeded, EngineFailed, ShoalError
-from shoal.messages import Generate
-from shoal.model_registry import ModelSpec
-from shoal.types import ModelKind, RequestId, Sampling, TextPrompt
+from shoal.config import Balancing, CoordinatorConfig, HedgeConfig, ModelConfig, TenantConfig
+from shoal.model_registry import ModelSpec, Registry
+from shoal.node import Coordinator
+from shoal.types import ModelKind
 
 logger = logging.getLogger("shoal")
 
-REQUESTS = 150
-SPREAD = 5.0  # seconds over which they come
-SIZES = (8, 30, 100, 250)  # workers
-MAX_IN_FLIGHT = 100
+REQUESTS = 100
+SPREAD = 4.0  # seconds over which they come
+SIZES = {4: 25, 8: 55, 30: 15, 100: 3, 250: 2}  # workers, and how often of a hundred
+MAX_IN_FLIGHT = 70
+MANY = 30  # requests at a time of the tenant that asks most
+SHARES = {"many": TenantConfig(requests=MANY), "some": TenantConfig(weight=2), "seldom": TenantConfig(weight=4)}
+CROWDED = 1.5  # times what the workers can do, that is asked of a crowded fleet
 BUSY = 0.4  # seconds a token takes on a worker that has much to do; it is not to be taken for dead
 NOTICED = 1.0  # seconds until a worker in silence is out of rotation
-LATE = 0.5  # seconds after its deadline that a request may end
+GONE = 15.0  # seconds until nothing is left of it all
 LOOK = 0.1  # seconds
+SECOND: Final = "second:9000"
 
 
 def worker_id(host: str) -> str:
     return f"worker-{host}:9001"
 
 
-@dataclass
-class Asked:
-    """One request and what came of it."""
-
-    length: int
-    timeout: float
-    tokens: list[int] = field(default_factory=list)
-    finished: int = 0  # parts that said that they are the last
-    end: str = ""  # how it ended: finished, left, or an error's code
-    took: float = 0.0
-
-
 class Ear(logging.Handler):
-    """Hears what the coordinator says of its workers."""
+    """Hears what the coordinators say of their workers."""
 
     def __init__(self, heard: Callable[[str, str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -74,10 +69,13 @@ class Chaos:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.size = self.chance.choice(SIZES)
+        self.size = self.chance.choices(list(SIZES), list(SIZES.values()))[0]
         self.balancing: Balancing = self.chance.choice(get_args(Balancing))
+        self.is_crowded = self.size <= 8 and self.chance.random() < 0.5
+        self.stops = self.chance.random() < 0.2  # the coordinator does, in the middle; another one is left
         self.broken: list[str] = []
         self.asked: list[Asked] = []
+        self.capacities: dict[str, int] = {}  # by host
         self._struck: set[str] = set()  # hosts something was done to
         self._failing = 0  # workers whose engine fails
 
@@ -94,63 +92,69 @@ class Chaos:
             self.broken.append(f"{worker} works and is suspected")
 
     async def _live(self) -> None:
-        spec = ModelSpec(name=MODEL, kind=ModelKind.GENERATE, settings=ModelConfig(balancing=self.balancing))
-        async with fleet(0, [spec], max_in_flight=MAX_IN_FLIGHT) as f:
-            for number in range(self.size):
-                await self._add(f, f"w{number}")
-            await f.until_ready(self.size)
-            side = [asyncio.create_task(work) for work in (self._trouble(f), self._watch(f))]
-            await self._ask_all(f)
-            for task in side:
+        async with self._fleet() as (f, client):
+            crowd = Crowd(f, client)
+            self.asked = crowd.asked
+            side = [self._trouble(f), self._watch(f), self._cut_client(f), *([self._stop(f)] if self.stops else [])]
+            tasks = [asyncio.create_task(work) for work in side]
+            await self._ask_all(crowd)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*side, return_exceptions=True)
-            for task in side:
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for task in tasks:
                 if not task.cancelled() and (error := task.exception()) is not None:
                     raise error
             await self._end(f)
         self._judge()
 
+    @asynccontextmanager
+    async def _fleet(self) -> AsyncGenerator[tuple[Fleet, AsyncClient]]:
+        """With two coordinators, of which clients know the second for when the first stops."""
+        numbers = ModelSpec(name=MODEL, kind=ModelKind.GENERATE, settings=ModelConfig(balancing=self.balancing))
+        hedged = ModelConfig(balancing=self.balancing, hedge=HedgeConfig(quantile=0.7, share=0.2))
+        specs = [numbers, ModelSpec(name=TABLE, kind=ModelKind.TENSOR, settings=hedged)]
+        settings = {"max_in_flight": MAX_IN_FLIGHT, "drain_timeout": self.chance.choice((0.2, 1.0, 30.0))}
+        async with AsyncExitStack() as stack:
+            f = await stack.enter_async_context(fleet(0, specs, tenants=SHARES, **settings))
+            if self.stops:
+                second = Coordinator(CoordinatorConfig(), Registry(), f.network.at("second"))
+                listener = await f.network.listen(SECOND, second.server.accept)
+                second.start()
+                stack.push_async_callback(second.stop)
+                stack.callback(listener.close)
+            for number in range(self.size):
+                await self._add(f, f"w{number}")
+            await f.until_ready(self.size)
+            address = f"{COORDINATOR}, {SECOND}" if self.stops else COORDINATOR
+            client = AsyncClient(address, timeout=60.0, network=f.network.at("client"))
+            yield f, await stack.enter_async_context(client)
+
     async def _add(self, f: Fleet, host: str) -> None:
         fails = self.chance.random() < 0.03
         self._failing += fails
+        capacity = self.capacities[host] = self.chance.choice((1, 2, 3) if self.is_crowded else (4, 16, 64))
         await f.add_worker(
             host,
-            capacity=self.chance.choice((4, 16, 64)),
+            coordinators=(COORDINATOR, SECOND) if self.stops else (COORDINATOR,),
+            capacity=capacity,
             breaks_at=self.chance.randint(0, 20) if fails else None,
-            step=self.chance.choice((STEP, STEP, STEP, BUSY)),
+            step=STEP if self.is_crowded else self.chance.choice((STEP, STEP, STEP, BUSY)),
+            others=(TableRuntime(self.chance), PartsRuntime()),
         )
 
     # -- requests
 
-    async def _ask_all(self, f: Fleet) -> None:
+    async def _ask_all(self, crowd: Crowd) -> None:
+        spread = SPREAD
+        if self.is_crowded:
+            spread = REQUESTS * LENGTH / 2 * STEP / sum(self.capacities.values()) / CROWDED
         tasks = []
-        for number in range(REQUESTS):
-            tasks.append(asyncio.create_task(self._ask(f, number)))
-            await asyncio.sleep(self.chance.uniform(0, 2 * SPREAD / REQUESTS))
+        for _ in range(REQUESTS):
+            tasks.append(asyncio.create_task(crowd.ask(somebody(self.chance))))
+            await asyncio.sleep(self.chance.uniform(0, 2 * spread / REQUESTS))
         _, hung = await asyncio.wait(tasks, timeout=120)
         self.broken += [f"{len(hung)} requests hang"] if hung else []
         await asyncio.gather(*tasks)
-
-    async def _ask(self, f: Fleet, number: int) -> None:
-        """Some clients have little time, some leave in the middle."""
-        asked = Asked(self.chance.randint(1, 80), self.chance.choice((0.3, 60.0, 60.0, 60.0)))
-        leaves_at = self.chance.randint(0, 40) if self.chance.random() < 0.1 else None
-        self.asked.append(asked)
-        request = Generate(RequestId(f"r{number}"), MODEL, TextPrompt("count"), Sampling(max_tokens=asked.length))
-        began = now()
-        try:
-            async with aclosing(f.coordinator.plane.generate(request, timeout=asked.timeout)) as chunks:
-                async for chunk in chunks:
-                    asked.tokens += chunk.tokens
-                    asked.finished += chunk.finish_reason is not None
-                    if leaves_at is not None and len(asked.tokens) > leaves_at:
-                        asked.end = "left"
-                        return
-            asked.end = "finished"
-        except ShoalError as error:
-            asked.end = error.code
-        finally:
-            asked.took = now() - began
 
     # -- faults
 
@@ -173,7 +177,7 @@ class Chaos:
         began = now()
         await asyncio.sleep(NOTICED)
         for member in f.coordinator.fleet.members():
-            if member.worker_id == worker_id(host) and not member.suspect:
+            if member.worker_id == worker_id(host) and not member.suspect and not f.coordinator.admission.closed:
                 self.broken.append(f"{host} is silent since {began:.2f} and not suspected")
         await self._heal(f, host)
 
@@ -192,6 +196,16 @@ class Chaos:
         await asyncio.sleep(self.chance.uniform(0.1, 5))
         f.network.faults(host).heal()
 
+    async def _cut_client(self, f: Fleet) -> None:
+        for _ in range(self.chance.randint(0, 3)):
+            await asyncio.sleep(self.chance.uniform(0.1, SPREAD))
+            f.network.faults("client", "coordinator").cut()
+
+    async def _stop(self, f: Fleet) -> None:
+        await asyncio.sleep(self.chance.uniform(0, 2 * SPREAD))
+        f.listener.close()
+        await f.coordinator.stop()
+
     # -- what must hold
 
     async def _watch(self, f: Fleet) -> None:
@@ -203,66 +217,56 @@ class Chaos:
         hosts = {worker_id(host): host for host in f.workers}
         if f.coordinator.admission.in_flight > MAX_IN_FLIGHT:
             yield f"{f.coordinator.admission.in_flight} requests are let in"
+        if (many := sum(asked.tenant == "many" and not asked.end for asked in self.asked)) > MANY:
+            yield f"{many} requests of one tenant are let in"
         for member in f.coordinator.fleet.members():
             host = hosts[member.worker_id]
             if member.sent > member.capacity:
                 yield f"{host} has {member.sent} requests, and room for {member.capacity}"
-        for host, runtime in f.runtimes.items():
-            if len(runtime.running) > 64:
-                yield f"{host} runs {len(runtime.running)} requests"
+        for host, runtimes in f.loaded.items():
+            if (running := running_on(runtimes)) > self.capacities[host]:
+                yield f"{host} runs {running} requests, and has room for {self.capacities[host]}"
 
     async def _end(self, f: Fleet) -> None:
         for host in f.workers:
             f.network.faults(host).heal()
             f.network.faults(host).delay = 0.0
-        await asyncio.sleep(15)
-        with suppress(StopIteration):
-            self.broken.append(f"left behind: {next(self._left(f))}")
+        until = now() + GONE
+        while (left := next(self._left(f), None)) is not None and now() < until:
+            await asyncio.sleep(1)
+        self.broken += [f"left behind: {left}"] if left else []
 
     def _left(self, f: Fleet) -> Iterator[str]:
         if f.coordinator.admission.in_flight:
             yield f"{f.coordinator.admission.in_flight} requests let in"
-        for host, runtime in f.runtimes.items():
-            if runtime.running:
-                yield f"{host} computes {sorted(runtime.running)}"
+        for host, runtimes in f.loaded.items():
+            if running := running_on(runtimes):
+                yield f"{host} computes {running} requests"
         for member in f.coordinator.fleet.members():
-            if member.sent or member.suspect:
+            if member.sent or (member.suspect and not self.stops):
                 yield f"{member.worker_id} with {member.sent} requests, suspect: {member.suspect}"
 
     def _judge(self) -> None:
         for number, asked in enumerate(self.asked):
-            self.broken += [f"request {number}: {wrong}" for wrong in self.wrong(asked)]
+            for what in wrong(asked, failing=self._failing, stopped=self.stops):
+                self.broken.append(f"request {number} ({asked.kind.value}): {what}")
+        self.broken += [*overtaken(self.asked), *starved(self.asked)]
 
-    def wrong(self, asked: Asked) -> Iterator[str]:
-        if asked.tokens != list(range(len(asked.tokens))):
-            yield f"its tokens are {asked.tokens}"
-        if not asked.end:
-            yield "it has no end"
-        if asked.end == "finished" and (len(asked.tokens), asked.finished) != (asked.length, 1):
-            yield f"{len(asked.tokens)} tokens of {asked.length}, {asked.finished} ends"
-        if asked.took > asked.timeout + LATE:
-            yield f"it took {asked.took:.1f} s and had {asked.timeout:g} s"
-        if asked.end not in self._allowed(asked):
-            yield f"it ended with {asked.end} after {asked.took:.2f} s"
 
-    def _allowed(self, asked: Asked) -> set[str]:
-        """Somebody can always go on; so an answer ends early only for what its client or three engines did."""
-        allowed = {"finished", "left", "overloaded"}
-        if asked.timeout < 1:
-            allowed |= {DeadlineExceeded.code, "worker_lost"}
-        if self._failing >= 3:
-            allowed.add(EngineFailed.code)
-        return allowed
+def running_on(runtimes: tuple[NumbersRuntime, ...]) -> int:
+    return sum(len(runtime.running) for runtime in runtimes)
 
 
 def live(seed: int) -> tuple[int, list[str], Counter[str]]:
     """The seed, what was broken, and how the requests ended."""
     logger.propagate = False
+    gc.disable()  # for a fifth of the time
     chaos = Chaos(seed)
     try:
         chaos.run()
     except Exception as error:  # a seed that cannot be played says so, and the others go on
         chaos.broken.append(repr(error))
+    gc.collect()
     return seed, chaos.broken, Counter(asked.end for asked in chaos.asked)
 
 

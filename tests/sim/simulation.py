@@ -23,6 +23,7 @@ from shoal.model_registry import ModelSpec, Registry, restored
 from shoal.node import Coordinator
 from shoal.router import RoutingDecision
 from shoal.rpc import MemoryNetwork
+from shoal.rpc.network import Listener
 from shoal.types import (
     FinishReason,
     ModelKind,
@@ -40,6 +41,7 @@ from shoal.worker.worker import Worker
 
 MODEL = ModelName("numbers")
 TABLE = ModelName("table")
+SERIES = ModelName("series")
 NO_TENANTS: Mapping[str, TenantConfig] = {}
 STEP = 0.02  # seconds a token takes
 COORDINATOR = "coordinator:9000"
@@ -129,8 +131,32 @@ class ShardRuntime(NumbersRuntime):
             self.running.discard(request.request_id)
 
 
+class PartsRuntime(NumbersRuntime):
+    """Of :data:`SERIES`: answers with as many parts as its input says, ``0 1 2 …`` times ``factor``."""
+
+    def __init__(self, *, factor: int = 1, breaks_at: int | None = None) -> None:
+        super().__init__(breaks_at=breaks_at)
+        self.info = ModelInfo(name=SERIES, kind=ModelKind.TENSOR, state=ModelState.READY)
+        self._factor = factor
+
+    async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
+        self.running.add(request.request_id)
+        try:
+            for index in range(int(request.inputs["parts"][0])):
+                await asyncio.sleep(STEP)
+                self.steps += 1
+                if index == self._breaks_at:
+                    raise EngineFailed("the engine is broken")
+                await send(Inferred({"part": np.array([index * self._factor])}, last=False))
+            await send(Inferred({}))
+        finally:
+            self.running.discard(request.request_id)
+
+
 class Fleet:
     """What a simulation holds: a coordinator, its workers by host, and the network between them."""
+
+    listener: Listener  # the coordinator's
 
     def __init__(
         self,
@@ -154,6 +180,7 @@ class Fleet:
         )
         self.workers: dict[str, Worker] = {}
         self.runtimes: dict[str, NumbersRuntime] = {}
+        self.loaded: dict[str, tuple[NumbersRuntime, ...]] = {}  # the same and what each has beside
         self._requests = 0
 
     async def add_worker(
@@ -166,14 +193,18 @@ class Fleet:
         zone: str = "",
         weight: float = 1.0,
         runtime: NumbersRuntime | None = None,
+        others: Sequence[NumbersRuntime] = (),
         build: Build | None = None,
         **script: Any,
     ) -> Worker:
-        """``invited``: it does not know of the coordinator, which has to call. ``build``: it loads what it is told."""
+        """``invited``: it does not know of the coordinator, which has to call. ``others``: models that it has beside.
+        ``build``: it loads what it is told."""
         runtime = runtime or NumbersRuntime(**script)
         calls = () if invited else coordinators
         config = WorkerConfig(host=host, coordinators=calls, capacity=capacity, zone=zone, weight=weight)
-        worker = Worker(config, {runtime.info.part: runtime}, self.network.at(host), build=build)
+        self.loaded[host] = (runtime, *others)
+        parts = {one.info.part: one for one in self.loaded[host]}
+        worker = Worker(config, parts, self.network.at(host), build=build)
         self.workers[host], self.runtimes[host] = worker, runtime
         await worker.start()
         return worker
@@ -192,6 +223,12 @@ class Fleet:
         """Rows of :data:`TABLE`, each from its shard."""
         request = Infer(self._next_id(), TABLE, {"id": np.array(ids)})
         return (await self.coordinator.plane.infer(request, timeout=timeout)).outputs
+
+    async def series(self, parts: int, *, timeout: float = 60.0) -> list[int]:
+        """The parts of an answer of :data:`SERIES`."""
+        request = Infer(self._next_id(), SERIES, {"parts": np.array([parts])})
+        answers = self.coordinator.plane.infer_stream(request, timeout=timeout)
+        return [int(answer.outputs["part"][0]) async for answer in answers if answer.outputs]
 
     def _next_id(self) -> RequestId:
         self._requests += 1
@@ -215,7 +252,7 @@ class Fleet:
 @asynccontextmanager
 async def fleet(size: int = 0, specs: Iterable[ModelSpec] = (), **settings: Any) -> AsyncGenerator[Fleet, None]:
     made = Fleet(specs, **settings)
-    listener = await made.network.listen(COORDINATOR, made.coordinator.server.accept)
+    listener = made.listener = await made.network.listen(COORDINATOR, made.coordinator.server.accept)
     made.coordinator.start()
     try:
         for number in range(1, size + 1):

@@ -463,6 +463,21 @@ def test_a_slow_worker_is_helped_by_a_second_one_and_stops() -> None:
     simulate(scenario())
 
 
+def test_of_hedged_requests_that_come_together_none_is_sent_to_a_full_worker() -> None:
+    spec = ModelSpec(name=TABLE, kind=ModelKind.TENSOR, settings=ModelConfig(hedge=HedgeConfig()))
+
+    async def scenario() -> None:
+        async with fleet(0, [spec]) as f:
+            for name in ("a", "b"):
+                await f.add_worker(name, runtime=Looking(0.1), capacity=1)
+            await f.until_ready(2)
+            answers = await asyncio.gather(*(f.look_up([number]) for number in range(10)))
+            assert [answer["id"].tolist() for answer in answers] == [[number] for number in range(10)]
+            assert b"shoal_retries_total{" not in f.coordinator.metrics.render()
+
+    simulate(scenario())
+
+
 # -- a model that is broken on one worker
 
 

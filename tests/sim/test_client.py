@@ -17,10 +17,12 @@ import pytest
 from sim.simulation import (
     COORDINATOR,
     MODEL,
+    SERIES,
     STEP,
     TABLE,
     Fleet,
     NumbersRuntime,
+    PartsRuntime,
     ShardRuntime,
     counting,
     fleet,
@@ -31,12 +33,13 @@ from shoal.client import AsyncClient
 from shoal.clock import now
 from shoal.config import CoordinatorConfig, KeepConfig, ModelConfig, ShardConfig
 from shoal.errors import Cancelled, Conflict, Draining, InvalidRequest, ModelUnavailable, WorkerLost
-from shoal.messages import Chunk, Generate
+from shoal.messages import Chunk, Generate, Infer
 from shoal.model_registry import ModelSpec, Registry
 from shoal.node import Coordinator
 from shoal.router import sharding
 from shoal.rpc import Hello, connect
 from shoal.types import ModelKind, RequestId, Sampling, TextPrompt
+from shoal.worker.runtime import Send
 
 SECOND = "second:9000"
 
@@ -361,6 +364,44 @@ def test_an_inference_that_lost_its_connection_is_asked_for_again() -> None:
                 pass
             assert list((await reading)["echo"]) == [0, 1, 2]
             f.assert_nothing_is_left()
+
+    simulate(scenario())
+
+
+async def read_series(c: AsyncClient, parts: int) -> list[int]:
+    answers = c.infer_stream(SERIES, {"parts": np.array([parts])})
+    return [int(outputs["part"][0]) async for outputs in answers]
+
+
+def test_a_tensor_stream_goes_on_behind_its_parts_when_the_connection_breaks() -> None:
+    async def scenario() -> None:
+        async with two_coordinators(PartsRuntime()) as (f, _), client(f, f"{COORDINATOR}, {SECOND}") as c:
+            reading = asyncio.create_task(read_series(c, 100))
+            for leaves in ("coordinator", "second"):
+                await asyncio.sleep(0.7)
+                f.network.faults("client", leaves).cut()
+            assert await reading == list(range(100))
+            await asyncio.sleep(0.5)
+            f.assert_nothing_is_left()
+
+    simulate(scenario())
+
+
+def test_a_tensor_stream_that_comes_out_otherwise_ends_with_a_reason() -> None:
+    class Restless(PartsRuntime):
+        """Computes something else each time."""
+
+        async def infer(self, request: Infer, send: Send, *, deadline: float | None) -> None:
+            self._factor += 1
+            await super().infer(request, send, deadline=deadline)
+
+    async def scenario() -> None:
+        async with two_coordinators(Restless()) as (f, _), client(f, f"{COORDINATOR}, {SECOND}") as c:
+            reading = asyncio.create_task(read_series(c, 100))
+            await asyncio.sleep(0.7)
+            f.network.faults("client", "coordinator").cut()
+            with pytest.raises(WorkerLost, match="begins otherwise"):
+                await reading
 
     simulate(scenario())
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import pytest
-from sim.simulation import Fleet, NumbersRuntime, counting, fleet, simulate
+from sim.simulation import Fleet, NumbersRuntime, PartsRuntime, counting, fleet, simulate
 
 from shoal.clock import now
 from shoal.coordinator.attempts import PATIENCE
@@ -129,6 +129,90 @@ def test_workers_that_fail_one_after_the_other_each_add_what_they_can() -> None:
                 await f.add_worker(f"w{number}", breaks_at=breaks_at)
             await f.until_ready(4)
             assert await f.ask(20) == counting(20)
+            f.assert_nothing_is_left()
+
+    simulate(scenario())
+
+
+async def add_series(f: Fleet, *runtimes: PartsRuntime) -> None:
+    for number, runtime in enumerate(runtimes):
+        await f.add_worker(f"s{number}", runtime=runtime)
+    await f.until_ready(len(runtimes))
+
+
+def busy(f: Fleet) -> str:
+    return next(host for host, runtime in f.runtimes.items() if runtime.running)
+
+
+@pytest.mark.parametrize("blows", [1, 3])
+def test_a_tensor_answer_in_parts_is_computed_anew_and_goes_on_behind_them(blows: int) -> None:
+    async def scenario() -> None:
+        async with fleet() as f:
+            await add_series(f, *(PartsRuntime() for _ in range(4)))
+            answer = asyncio.create_task(f.series(50))
+            for _ in range(blows):
+                await asyncio.sleep(0.7)
+                f.crash(busy(f))
+            assert await answer == list(range(50))
+            await asyncio.sleep(1)
+            assert all(member.sent == 0 for member in f.coordinator.fleet.members())
+
+    simulate(scenario())
+
+
+def test_a_tensor_answer_that_comes_out_otherwise_ends_with_a_reason() -> None:
+    async def scenario() -> None:
+        async with fleet() as f:
+            await add_series(f, PartsRuntime(), PartsRuntime(factor=3), PartsRuntime(factor=5))
+            answer = asyncio.create_task(f.series(50))
+            await asyncio.sleep(0.5)
+            f.crash(busy(f))
+            with pytest.raises(WorkerLost, match="computed again it begins otherwise"):
+                await answer
+            await asyncio.sleep(1)
+            assert all(member.sent == 0 for member in f.coordinator.fleet.members())
+
+    simulate(scenario())
+
+
+def test_a_tensor_answer_that_every_engine_fails_at_ends_after_three() -> None:
+    async def scenario() -> None:
+        async with fleet() as f:
+            await add_series(f, *(PartsRuntime(breaks_at=4) for _ in range(5)))
+            with pytest.raises(EngineFailed, match="the engine is broken"):
+                await f.series(20)
+            assert sum(runtime.steps for runtime in f.runtimes.values()) == 3 * 5
+            f.assert_nothing_is_left()
+
+    simulate(scenario())
+
+
+@pytest.mark.parametrize("breaks_at", [0, 4])
+def test_an_engine_that_fails_is_not_asked_again_while_others_are_only_full(breaks_at: int) -> None:
+    async def scenario() -> None:
+        async with fleet() as f:
+            await f.add_worker("broken", breaks_at=breaks_at, capacity=1)
+            await f.add_worker("sound", capacity=1)
+            await f.until_ready(2)
+            asked = [asyncio.create_task(f.ask(50)) for _ in range(2)]
+            assert await asyncio.gather(*asked) == [counting(50)] * 2
+            assert f.runtimes["broken"].steps == breaks_at + 1
+            f.assert_nothing_is_left()
+
+    simulate(scenario())
+
+
+def test_a_request_that_a_full_worker_refuses_waits_and_takes_nobody_along() -> None:
+    """The worker is full of what another coordinator sent, and this one does not know it yet."""
+
+    async def scenario() -> None:
+        async with fleet(1) as f:
+            worker = f.workers["w1"]
+            worker._in_flight += 64
+            asked = [asyncio.create_task(f.ask(5)) for _ in range(100)]
+            await asyncio.sleep(0.5)
+            worker._in_flight -= 64
+            assert await asyncio.gather(*asked) == [counting(5)] * 100
             f.assert_nothing_is_left()
 
     simulate(scenario())

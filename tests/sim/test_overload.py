@@ -16,7 +16,7 @@ from sim.simulation import COORDINATOR, Fleet, NumbersRuntime, counting, fleet, 
 
 from shoal.clock import now
 from shoal.config import LimitConfig, ModelConfig, TenantConfig, WorkerConfig
-from shoal.errors import Forbidden, ModelUnavailable, Overloaded, ShoalError, WorkerLost
+from shoal.errors import Draining, Forbidden, ModelUnavailable, Overloaded, ShoalError, WorkerLost
 from shoal.messages import Generate, Infer, Inferred, ModelInfo
 from shoal.model_registry import ModelSpec
 from shoal.rpc import Hello, connect
@@ -304,3 +304,23 @@ def test_native_clients_pass_the_same_door_and_name_no_tenant() -> None:
 
     settings = ModelConfig(limits=LimitConfig(requests=3))
     mill(test, spec=ModelSpec(name=MILL, kind=ModelKind.TENSOR, settings=settings))
+
+
+def test_whoever_still_waits_when_the_coordinator_stops_is_told_so() -> None:
+    """In the line, and for another worker after the own one was lost."""
+
+    async def scenario() -> None:
+        async with fleet(drain_timeout=1.0) as f:
+            await f.add_worker("w1", capacity=2)
+            await f.until_ready(1)
+            asked = [asyncio.create_task(f.ask(1000)) for _ in range(6)]
+            await asyncio.sleep(0.5)
+            began = now()
+            f.listener.close()
+            await f.coordinator.stop()
+            ends = await asyncio.gather(*asked, return_exceptions=True)
+            assert [type(end) for end in ends] == [Draining] * 6
+            assert now() - began < 1.2
+            f.assert_nothing_is_left()
+
+    simulate(scenario())

@@ -31,7 +31,7 @@ class KeptResponse(KeptAnswer[bytes]):
     """Its parts are the data of the events of a stream, or the pieces of a body. ``head`` comes before the first."""
 
     def __init__(self, exchange: Exchange, *, scope: str, key: str, digest: bytes) -> None:
-        super().__init__(scope, len, key=key, digest=digest)
+        super().__init__(scope, len, tenant=exchange.tenant, key=key, digest=digest)
         self.path = exchange.path
         self.request_id = exchange.request_id
         self.head: Head | None = None

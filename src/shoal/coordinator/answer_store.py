@@ -19,6 +19,9 @@ class Kept(Protocol):
     def id(self) -> str: ...
 
     @property
+    def tenant(self) -> str: ...
+
+    @property
     def key(self) -> str: ...
 
     @property
@@ -33,8 +36,20 @@ class Kept(Protocol):
 K = TypeVar("K", bound=Kept)
 
 
+class _Finished(Generic[K]):
+    """Those of one tenant, in the order in which they finished."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, K] = {}
+        self.bytes = 0
+
+    def oldest(self, spared: K | None) -> K | None:
+        return next((item for item in self.items.values() if item is not spared), None)
+
+
 class AnswerStore(Generic[K]):
-    """Bounded in number and in bytes. The first to finish is the first to go; an unfinished one is never dropped.
+    """Bounded in number and in bytes. Whoever of the tenants has most finished ones makes room, with the first of his
+    that finished; so none can push out another's, and one alone may have all. An unfinished one is never dropped.
 
     ``things``: what they are, for people. ``ttl``: seconds that a finished one is kept.
     """
@@ -49,6 +64,7 @@ class AnswerStore(Generic[K]):
         self._sizes: dict[str, int] = {}  # as counted last
         self._keys: dict[str, K] = {}
         self._finished: dict[str, K] = {}  # in the order in which they finished and will expire
+        self._finished_of: dict[str, _Finished[K]] = {}  # the same by tenant
         self._finished_bytes = 0
 
     def __len__(self) -> int:
@@ -60,7 +76,7 @@ class AnswerStore(Generic[K]):
         self.expire(now)
         if item.id in self._items:
             raise Conflict(f"this name is another's: {self._things} have one each")
-        if len(self._items) >= self._most and not self._drop_oldest():
+        if len(self._items) >= self._most and not self._drop_one():
             raise Overloaded(f"at most {self._most} {self._things} at a time", retry_after=RETRY_AFTER)
         if self.bytes_used + item.size - self._finished_bytes > self._max_bytes:
             raise Overloaded(f"{self._things} may have {self._max_bytes} bytes together", retry_after=RETRY_AFTER)
@@ -88,11 +104,13 @@ class AnswerStore(Generic[K]):
         if item.id not in self._sizes:
             return 0
         size = item.size
-        self.bytes_used += size - self._sizes[item.id]
+        more = size - self._sizes[item.id]
+        self.bytes_used += more
         if item.id in self._finished:
-            self._finished_bytes += size - self._sizes[item.id]
+            self._finished_bytes += more
+            self._finished_of[item.tenant].bytes += more
         self._sizes[item.id] = size
-        while self.bytes_used > self._max_bytes and self._drop_oldest(spared=item):
+        while self.bytes_used > self._max_bytes and self._drop_one(spared=item):
             pass
         return self.bytes_used - self._max_bytes
 
@@ -102,6 +120,9 @@ class AnswerStore(Generic[K]):
         if item.id in self._items and item.id not in self._finished:
             self._finished[item.id] = item
             self._finished_bytes += self._sizes[item.id]
+            own = self._finished_of.setdefault(item.tenant, _Finished())
+            own.items[item.id] = item
+            own.bytes += self._sizes[item.id]
 
     def free_key(self, item: K) -> None:
         """Whoever asks with its key from now on asks anew."""
@@ -115,6 +136,11 @@ class AnswerStore(Generic[K]):
         self.bytes_used -= size
         if self._finished.pop(item.id, None) is not None:
             self._finished_bytes -= size
+            own = self._finished_of[item.tenant]
+            del own.items[item.id]
+            own.bytes -= size
+            if not own.items:
+                del self._finished_of[item.tenant]
         self.free_key(item)
 
     def expire(self, now: float) -> None:
@@ -128,9 +154,15 @@ class AnswerStore(Generic[K]):
         oldest = next(iter(self._finished.values()), None)
         return None if oldest is None else oldest.expires
 
-    def _drop_oldest(self, spared: K | None = None) -> bool:
-        oldest = next((item for item in self._finished.values() if item is not spared), None)
+    def _drop_one(self, spared: K | None = None) -> bool:
+        able = (own for own in self._finished_of.values() if own.oldest(spared) is not None)
+        most = max(able, key=self._share, default=None)
+        oldest = None if most is None else most.oldest(spared)
         if oldest is None:
             return False
         self.forget(oldest)
         return True
+
+    def _share(self, own: _Finished[K]) -> float:
+        """What a tenant takes of both bounds together."""
+        return len(own.items) / self._most + own.bytes / self._max_bytes

@@ -40,6 +40,11 @@ class Dispatcher:
         """Where one of the last requests went and why: one decision for each time it was sent to a worker."""
         return self._sender.decisions.of(request_id)
 
+    def close(self) -> None:
+        """The coordinator stops: whoever waits for a turn, or for another worker, is told."""
+        self._turns.close()
+        self._sender.close()
+
     async def infer(self, request: Infer, spec: ModelSpec, deadline: float, observation: Observation) -> Inferred:
         """The one answer of a tensor model, or its first part. ``deadline`` is on the loop's clock.
 

@@ -21,6 +21,10 @@ REMEMBERED: Final = 1024  # models
 Ask = Coroutine[Any, Any, Inferred]
 
 
+class NobodyElse(Exception):
+    """There is no second worker to ask."""
+
+
 class Hedges:
     """For every model that asks for it. ``hedged`` is told how often a second worker was asked, and which one won."""
 
@@ -40,24 +44,24 @@ class Hedges:
             known = self._models[spec.id] = spec, Hedging(settings.quantile, settings.share)
         return known[1]
 
-    async def first(self, hedging: Hedging, model: str, ask: Ask, ask_another: Callable[[], Ask | None]) -> Inferred:
+    async def first(self, hedging: Hedging, model: str, ask: Ask, ask_another: Callable[[], Ask]) -> Inferred:
         """The first answer that is one; when none is, the error of the worker that was asked first.
 
-        ``ask_another`` says how to ask another worker; None where there is none. The one that loses is cancelled.
+        ``ask_another`` asks another worker, or raises :class:`NobodyElse`. The one that loses is cancelled.
         """
         delay = hedging.begin()
         first = asyncio.ensure_future(_timed(hedging, ask))
         asked = {first}
         try:
             done, _ = await asyncio.wait(asked, timeout=delay)
-            if not done and hedging.may_ask_again() and (another := ask_another()) is not None:
-                asked.add(asyncio.ensure_future(_timed(hedging, another)))
+            if not done and hedging.may_ask_again():
+                asked.add(asyncio.ensure_future(_timed(hedging, ask_another())))
             answer = await _first_answer(asked, otherwise=first)
         finally:
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
-        if len(asked) > 1:
+        if len(asked) > 1 and not any(map(_is_nobody, asked)):
             self._hedged(model, "first" if answer is first else "second")
         return answer.result()
 
@@ -68,6 +72,10 @@ async def _timed(hedging: Hedging, ask: Ask) -> Inferred:
     answer = await ask
     hedging.observe(now() - began)
     return answer
+
+
+def _is_nobody(task: asyncio.Task[Inferred]) -> bool:
+    return not task.cancelled() and isinstance(task.exception(), NobodyElse)
 
 
 async def _first_answer(

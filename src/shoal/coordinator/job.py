@@ -47,6 +47,7 @@ class Order:
     priority: int = 0  # the higher, the sooner
     deadline: float | None = None  # on the loop's clock, waiting included
     key: str = ""  # of idempotency: the same one gets the same job; empty: none
+    tenant: str = ""
 
     @property
     def digest(self) -> bytes:
@@ -82,6 +83,10 @@ class Job:
     @property
     def key(self) -> str:
         return self.order.key
+
+    @property
+    def tenant(self) -> str:
+        return self.order.tenant
 
     @property
     def final(self) -> bool:

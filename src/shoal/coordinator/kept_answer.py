@@ -16,8 +16,9 @@ D = TypeVar("D")
 class KeptAnswer(Generic[D]):
     """Its parts so far, and what leads to it.
 
-    ``scope`` says whose it is: nobody else finds it. ``id`` is not to be guessed. ``named``: the client knows the id.
-    ``key`` is of idempotency, empty for none, and ``digest`` tells its request from others.
+    ``scope`` says whose it is: nobody else finds it; ``tenant`` whose share of the room it takes. ``id`` is not to be
+    guessed. ``named``: the client knows the id. ``key`` is of idempotency, empty for none, and ``digest`` tells its
+    request from others.
     """
 
     def __init__(
@@ -25,11 +26,13 @@ class KeptAnswer(Generic[D]):
         scope: str,
         size_of: Callable[[D], int],
         *,
+        tenant: str = "",
         name: str = "",
         key: str = "",
         digest: bytes = b"",
     ) -> None:
         self.scope = scope
+        self.tenant = tenant
         self.id = name or secrets.token_hex(16)
         self.named = bool(name)
         self.key = key

@@ -21,7 +21,7 @@ class KeptStream(KeptAnswer[Chunk]):
     """``skipped``: chunks that the client had before this one began."""
 
     def __init__(self, request: Generate) -> None:
-        super().__init__(_scope(request), size_of, name=request.resume)
+        super().__init__(_scope(request), size_of, tenant=request.tenant, name=request.resume)
         self.skipped = request.seen
 
 

@@ -129,6 +129,7 @@ class Coordinator:
         """Take nothing new, let what runs end, then close every connection."""
         self.keeper.leave()
         await self.admission.drain(self._settings.drain_timeout)
+        self.dispatcher.close()
         await self.control.close()
         await self.responses.close()
         await self.fleet.close()

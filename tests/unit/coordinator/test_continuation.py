@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from shoal.coordinator.continuation import MAX_FAILURES, MAX_WORKERS, Continuation
 from shoal.errors import Draining, EngineFailed, Overloaded, WorkerLost
@@ -40,12 +41,36 @@ def test_what_the_request_came_with_stays_a_part_of_it() -> None:
     assert rest.output == (8, 9, 1)
 
 
-def test_a_tensor_answer_that_has_begun_cannot_be_taken_up() -> None:
+def part(number: int) -> Inferred:
+    return Inferred({"y": np.array([number])}, last=False)
+
+
+def test_a_tensor_answer_that_has_begun_begins_anew_and_goes_on_behind_what_went_out() -> None:
     answer = Continuation(INFER)
     assert answer.asking() is INFER
+    for number in range(2):
+        answer.passed_on(part(number))
     assert answer.can_go_on
-    answer.passed_on(Inferred({}, last=False))
+    assert answer.begins_anew
+    assert answer.asking() is INFER
+    assert [answer.is_known(part(number)) for number in range(3)] == [True, True, False]
+
+
+def test_a_tensor_answer_that_comes_out_otherwise_does_not_go_on() -> None:
+    answer = Continuation(INFER)
+    answer.asking()
+    answer.passed_on(part(0))
+    answer.asking()
+    with pytest.raises(WorkerLost):
+        answer.is_known(part(7))
     assert not answer.can_go_on
+
+
+def test_a_tensor_answer_in_one_part_leaves_nothing_to_ask_for() -> None:
+    answer = Continuation(INFER)
+    answer.asking()
+    answer.passed_on(Inferred({"y": np.zeros(1)}))
+    assert not answer.begins_anew
 
 
 def test_engines_that_add_nothing_end_it_and_progress_gives_it_new_tries() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
 from shoal.clock import ManualClockLoop
-from shoal.coordinator.hedges import Hedges
+from shoal.coordinator.hedges import Hedges, NobodyElse
 from shoal.errors import EngineFailed
 from shoal.load_balancer import Hedging
 from shoal.messages import Inferred
@@ -53,8 +52,10 @@ def run() -> Iterator[Run]:
         told: list[str] = []
         hedges = Hedges(lambda model, winner: told.append(winner))
 
-        def another() -> Coroutine[Any, Any, Inferred] | None:
-            return two.ask() if two else None
+        async def another() -> Inferred:
+            if two is None:
+                raise NobodyElse
+            return await two.ask()
 
         answer = loop.run_until_complete(hedges.first(settled(), "m", one.ask(), another))
         assert not asyncio.all_tasks(loop)

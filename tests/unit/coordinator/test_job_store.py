@@ -14,8 +14,8 @@ from shoal.errors import NotFound, Overloaded
 from shoal.types import RequestId
 
 
-def job(name: str, *, body: int = 0, key: str = "") -> Job:
-    return Job(RequestId(name), Order("/v1/completions", b"x" * body, key=key), created=0.0)
+def job(name: str, *, body: int = 0, key: str = "", tenant: str = "") -> Job:
+    return Job(RequestId(name), Order("/v1/completions", b"x" * body, key=key, tenant=tenant), created=0.0)
 
 
 def finish(store: JobStore, done: Job, now: float, answer: int = 0) -> None:
@@ -64,6 +64,39 @@ def test_the_first_to_finish_makes_room_and_the_unfinished_stay() -> None:
     finish(store, one, 2)
     store.add(four, 3)
     assert kept(store, one, two, three, four) == [True, False, True, True]
+
+
+def of_tenants(store: JobStore, *tenants: str, answer: int = 0) -> list[Job]:
+    """Finished jobs, the first the oldest."""
+    made = []
+    for number, tenant in enumerate(tenants):
+        made.append(job(f"{len(store)}-{number}-{tenant}", tenant=tenant))
+        store.add(made[-1], 0)
+        finish(store, made[-1], 0, answer=answer)
+    return made
+
+
+def test_who_has_most_makes_room_and_pushes_out_nobody_else() -> None:
+    store = JobStore(JobsConfig(max_jobs=6))
+    small = of_tenants(store, "small", "small")
+    large = of_tenants(store, *["large"] * 10)
+    assert kept(store, *small) == [True, True]
+    assert kept(store, *large) == [False] * 6 + [True] * 4
+    grown = of_tenants(store, "small")
+    assert kept(store, *small, *grown, *large[-3:]) == [True] * 6
+
+
+def test_of_bytes_too_who_has_most_makes_room() -> None:
+    store = JobStore(JobsConfig(max_bytes=4000))
+    small = of_tenants(store, "small", answer=500)
+    large = of_tenants(store, *["large"] * 8, answer=800)
+    assert kept(store, *small, large[-1]) == [True, True]
+    assert kept(store, large[0]) == [False]
+
+
+def test_one_alone_may_have_all_of_the_room() -> None:
+    store = JobStore(JobsConfig(max_jobs=6))
+    assert kept(store, *of_tenants(store, *["alone"] * 6)) == [True] * 6
 
 
 def test_where_nothing_is_finished_the_next_is_refused() -> None:
@@ -124,7 +157,7 @@ def test_the_bounds_hold_and_no_unfinished_job_is_lost(steps: list[tuple[str, in
     for number, (step, size) in enumerate(steps):
         match step:
             case "add":
-                made = job(str(number), body=size)
+                made = job(str(number), body=size, tenant="ab"[number % 2])
                 try:
                     store.add(made, now)
                     unfinished.append(made)

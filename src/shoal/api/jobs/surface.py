@@ -64,7 +64,7 @@ async def follow(jobs: Jobs, exchange: Exchange) -> None:
 
 def _order(body: JobBody, exchange: Exchange) -> Order:
     deadline = None if exchange.timeout is None else now() + exchange.timeout
-    return Order(body.url, bytes(body.body), exchange.priority, deadline, key_of(exchange))
+    return Order(body.url, bytes(body.body), exchange.priority, deadline, key_of(exchange), exchange.tenant)
 
 
 def _check_url(surfaces: Surfaces, url: str) -> None:

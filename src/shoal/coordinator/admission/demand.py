@@ -32,7 +32,7 @@ def demand(request: Generate | Infer, *, batchable: bool, usual_answer: int) -> 
 
 def rows_of(request: Infer) -> int:
     for array in request.inputs.values():
-        return max(1, len(array)) if array.ndim else 1
+        return (array.shape or (1,))[0] or 1
     return 1
 
 

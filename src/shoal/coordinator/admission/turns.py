@@ -12,10 +12,11 @@ from typing import Final, Protocol
 from shoal.clock import now
 from shoal.coordinator.admission.demand import demand, rows_of
 from shoal.coordinator.admission.door import Admission
+from shoal.coordinator.admission.drain import RETRY_AFTER
 from shoal.coordinator.admission.fair_queue import Waiting
 from shoal.coordinator.admission.line import Line
 from shoal.coordinator.admission.turn import TimedTurn, Turn, WaitingTurn
-from shoal.errors import DeadlineExceeded, ModelNotFound
+from shoal.errors import DeadlineExceeded, Draining, ModelNotFound
 from shoal.load_balancer import Room
 from shoal.messages import Generate, Infer
 from shoal.model_registry import ModelSpec
@@ -63,6 +64,7 @@ class Turns:
         self._lines: dict[ModelId, Line] = {}
         self._crowds: dict[ModelId, Crowd] = {}  # of the lines in which somebody waits
         self._number = 0
+        self._closed = False
 
     def enter(self, request: Generate | Infer, spec: ModelSpec, deadline: float) -> Turn:
         """A turn, to be left exactly once; where it ``waits`` it is to be awaited first.
@@ -96,6 +98,14 @@ class Turns:
             crowd.line.queue.remove(waiting)
             self._count(crowd)
 
+    def close(self) -> None:
+        """The coordinator stops: whoever still waits is told."""
+        self._closed = True
+        for crowd in list(self._crowds.values()):
+            for waiting, turn in list(crowd.turns.items()):
+                self.withdraw(waiting, crowd)
+                turn.fail(Draining(retry_after=RETRY_AFTER))
+
     def _new(self, spec: ModelSpec) -> Line:
         if len(self._lines) >= _KEPT:
             self._lines = {model: line for model, line in self._lines.items() if line.requests or len(line.queue)}
@@ -115,6 +125,8 @@ class Turns:
         )
 
     def _queue(self, waiting: Waiting, line: Line, spec: ModelSpec, places: int, at: float) -> Turn:
+        if self._closed:
+            raise Draining(retry_after=RETRY_AFTER)
         if (refusal := line.refusal(waiting, self._admission.free, at)) is not None:
             raise self._admission.refused(refusal, waiting.tenant)
         crowd = self._crowds.get(spec.id)
