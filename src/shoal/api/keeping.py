@@ -56,7 +56,7 @@ class Keeping:
 
     async def _serve(self, handler: Handler, exchange: Exchange) -> None:
         seen = exchange.header(sse.LAST_EVENT_ID)
-        if seen is None and not exchange.header(IDEMPOTENCY_KEY):
+        if seen is None and exchange.header(IDEMPOTENCY_KEY) is None:
             await handler(exchange)
             return
         body = await exchange.read_body(limit=exchange.limits.tensor_bytes)
