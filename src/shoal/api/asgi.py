@@ -19,7 +19,7 @@ from shoal.api.guards import ClientWatch
 from shoal.api.limits import ApiLimits
 from shoal.api.memory import BodyMemory
 from shoal.coordinator.observation import watch_source
-from shoal.errors import Cancelled, Forbidden, InvalidRequest, PayloadTooLarge, RequestTimeout, ShoalError
+from shoal.errors import Cancelled, Forbidden, InvalidRequest, PayloadTooLarge, RequestTimeout
 from shoal.messages import Generate, Infer
 
 Scope = MutableMapping[str, Any]
@@ -87,7 +87,7 @@ class Exchange:
         self._at_once: AtOnce | None = extensions.get(AT_ONCE)
         self._when_gone: WhenGone | None = extensions.get(WHEN_GONE)
         self.status = 0  # that was answered; 0: none yet
-        self.error: ShoalError | None = None  # that was answered
+        self.failed = False  # it was answered with an error, which is not kept: its frames hold this and the whole body
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._asgi_send = send

@@ -80,7 +80,7 @@ class Keeping:
 
         async def make() -> bool:
             answered = await self._surfaces.answer(recorder.scope, recorder.receive, recorder.send)
-            return answered.error is None
+            return not answered.failed
 
         exchange.release()  # the body is counted where it is read
         self._keeper.begin(kept, make, name=f"kept {exchange.request_id}")
