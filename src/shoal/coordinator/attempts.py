@@ -63,10 +63,13 @@ class Attempts:
         """This worker did not answer. Raises its error unless another may be asked."""
         self.journey.tried[self.part].add(decision.worker_id)
         self._answer_so_far.failed(error)
-        if not error.retryable or not self._answer_so_far.can_go_on or now >= self.journey.deadline:
-            raise error
-        if not self.begun and not self._budget.withdraw():
-            raise error
+        over = not error.retryable or not self._answer_so_far.can_go_on or now >= self.journey.deadline
+        if over or not (self.begun or self._budget.withdraw()):
+            try:
+                raise error
+            finally:
+                del error  # or it and this frame would hold each other, and the whole request
+        error.with_traceback(None)  # it is kept by what its frames hold
         patient = self.begun or (isinstance(error, WorkerLost) and not self.spec.settings.fallback)
         earlier = self.loss or Loss(error, now, patient, since=now)
         self.loss = Loss(error, now, earlier.patient or patient, earlier.since)
@@ -79,7 +82,14 @@ class Attempts:
         if self.loss is None:
             waits = isinstance(error, Overloaded) and not self.spec.settings.fallback  # its turn came too soon
             if not waits or now >= self.journey.deadline:
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # as above
         elif not self.loss.patient or now >= min(self.journey.deadline, self.loss.at + PATIENCE):
-            raise self.loss.error from error
+            lost, self.loss, self.failure = self.loss.error, None, None
+            try:
+                raise lost from error
+            finally:
+                del lost, error  # as above
         self.journey.tried[self.part].clear()
