@@ -70,10 +70,14 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._error is None:
+        interruption, self._error = self._error, None
+        if interruption is None:
             return
-        if self._block.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise self._error from error
+        try:
+            if self._block.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+                raise interruption from error
+        finally:
+            del interruption  # its traceback has this frame: the two would hold the block's frames, and all they have
 
 
 class Deadline(Guard):

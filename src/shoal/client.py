@@ -46,6 +46,7 @@ DEFAULT_ADDRESS = "127.0.0.1:9000"
 DEFAULT_TIMEOUT = 300.0  # seconds for a whole request
 CONNECT_TIMEOUT = 10.0  # seconds
 PATIENCE = 30.0  # seconds to find a coordinator again
+SILENCE = 8.0  # seconds without a word, pings unanswered: it is frozen or cut off, and a call to it would only wait
 
 NOT_OPEN = "the client is not connected: use it as `{} as client`"
 
@@ -66,7 +67,7 @@ class AsyncClient:
 
     Use it as a context manager. Every method raises a :class:`~shoal.errors.ShoalError` that says what was wrong.
     ``address``: HOST:PORT, or several with commas between them. When the coordinator goes away the client calls again,
-    the next one first, and its streams go on where they were.
+    the same one first unless it was silent or leaves, and its streams go on where they were.
     """
 
     def __init__(
@@ -231,6 +232,8 @@ class AsyncClient:
             known = self._connection
             if known is not None and not known.is_closed and known not in self._leaving:
                 return known
+            if known is not None and known not in self._leaving and now() - known.heard > SILENCE:
+                self._addresses.append(self._addresses.pop(0))
             began, failures = now(), 0
             while True:
                 address = self._addresses[0]

@@ -258,6 +258,21 @@ def test_a_stream_goes_on_with_another_coordinator() -> None:
     simulate(scenario())
 
 
+def test_a_coordinator_that_is_frozen_is_not_called_again_first() -> None:
+    """Its system takes calls for it that nobody answers."""
+
+    async def scenario() -> None:
+        async with two_coordinators() as (f, _), client(f, f"{COORDINATOR}, {SECOND}") as c:
+            reading = asyncio.create_task(read(c, 100))
+            await asyncio.sleep(1.0)
+            f.network.faults("client", "coordinator").stall()
+            assert await reading == counting(100)
+            assert now() < 1.0 + 10.0 + 100 * STEP
+            f.network.faults("client", "coordinator").heal()
+
+    simulate(scenario())
+
+
 class HastyRuntime(NumbersRuntime):
     """Goes on in longer chunks than it begins with."""
 

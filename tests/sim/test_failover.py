@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import weakref
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import pytest
-from sim.simulation import Fleet, NumbersRuntime, PartsRuntime, counting, fleet, simulate
+from sim.simulation import Fleet, NumbersRuntime, PartsRuntime, ShardRuntime, counting, fleet, simulate
 
 from shoal.clock import now
 from shoal.coordinator.attempts import PATIENCE
-from shoal.errors import DeadlineExceeded, EngineFailed, ModelUnavailable, WorkerLost
+from shoal.errors import DeadlineExceeded, EngineFailed, ModelUnavailable, ShoalError, WorkerLost
 from shoal.messages import Chunk, Generate
+from shoal.types import ModelKind
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -302,5 +305,40 @@ def test_impatient_clients_do_not_take_a_worker_from_the_others() -> None:
                 with pytest.raises(DeadlineExceeded):
                     await f.ask(5, timeout=0.001)
             assert await f.ask(5) == counting(5)
+
+    simulate(scenario())
+
+
+class Held:
+    """Something that a request's frames hold, as they do its tensors."""
+
+
+@pytest.mark.parametrize("kind", [ModelKind.GENERATE, ModelKind.TENSOR])
+def test_a_request_that_failed_is_freed_at_once(kind: ModelKind) -> None:
+    """The collector comes rarely, and what a request holds may be large."""
+
+    async def ask(f: Fleet, seen: list[weakref.ref[Held]]) -> None:
+        held = Held()
+        seen.append(weakref.ref(held))
+        if kind is ModelKind.GENERATE:
+            await f.ask()
+        else:
+            await f.look_up([3])
+
+    async def scenario() -> None:
+        seen: list[weakref.ref[Held]] = []
+        async with fleet(0) as f:
+            for host in ("w1", "w2"):
+                runtime = NumbersRuntime(breaks_at=0) if kind is ModelKind.GENERATE else ShardRuntime(None, fails=True)
+                await f.add_worker(host, runtime=runtime)
+            await f.until_ready(2)
+            gc.disable()
+            try:
+                with pytest.raises(ShoalError):
+                    await ask(f, seen)
+                await asyncio.sleep(1)
+                assert seen[0]() is None
+            finally:
+                gc.enable()
 
     simulate(scenario())

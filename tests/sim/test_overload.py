@@ -12,11 +12,19 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from sim.simulation import COORDINATOR, Fleet, NumbersRuntime, counting, fleet, simulate
+from sim.simulation import COORDINATOR, MODEL, Fleet, NumbersRuntime, counting, fleet, simulate
 
 from shoal.clock import now
 from shoal.config import LimitConfig, ModelConfig, TenantConfig, WorkerConfig
-from shoal.errors import Draining, Forbidden, ModelUnavailable, Overloaded, ShoalError, WorkerLost
+from shoal.errors import (
+    Draining,
+    Forbidden,
+    ModelUnavailable,
+    Overloaded,
+    PayloadTooLarge,
+    ShoalError,
+    WorkerLost,
+)
 from shoal.messages import Generate, Infer, Inferred, ModelInfo
 from shoal.model_registry import ModelSpec
 from shoal.rpc import Hello, connect
@@ -324,3 +332,46 @@ def test_whoever_still_waits_when_the_coordinator_stops_is_told_so() -> None:
             f.assert_nothing_is_left()
 
     simulate(scenario())
+
+
+def test_the_generations_of_one_request_are_let_in_or_refused_before_any_of_them_computes() -> None:
+    async def test() -> None:
+        async with fleet(1, tenants={"default": TenantConfig(requests=3)}) as f:
+            plane = f.coordinator.plane
+            wanted = [
+                Generate(RequestId(f"r-{n}"), MODEL, TextPrompt("x"), Sampling(max_tokens=2), group="r", tenant="a")
+                for n in range(4)
+            ]
+            with pytest.raises(PayloadTooLarge, match="this request has 4"), plane.together(wanted):
+                pass
+            assert f.runtimes["w1"].steps == 0
+            with plane.together(wanted[:3]) as places:
+                chunks = [chunk async for chunk in plane.generate(wanted[0], place=places[0])]
+                assert chunks[-1].usage is not None
+                with pytest.raises(Overloaded), plane.together(wanted[:3]):
+                    pass
+            f.assert_nothing_is_left()  # nor of those that never began
+            with plane.together(wanted[:3]):
+                pass
+
+    simulate(test())
+
+
+def test_the_generations_of_one_request_are_of_one_model_behind_an_alias_of_several() -> None:
+    async def test() -> None:
+        async with fleet(1) as f:
+            other = NumbersRuntime()
+            other.info = msgspec.structs.replace(other.info, name=ModelName("other"))
+            await f.add_worker("w2", runtime=other)
+            await f.until_ready(2)
+            f.registry.point("either", {MODEL: 1, "other": 1})
+            wanted = [
+                Generate(RequestId(f"r-{n}"), ModelName("either"), TextPrompt("x"), Sampling(max_tokens=1), group="r")
+                for n in range(8)
+            ]
+            with f.coordinator.plane.together(wanted) as places:
+                for request, place in zip(wanted, places, strict=True):
+                    assert [chunk async for chunk in f.coordinator.plane.generate(request, place=place)]
+            assert sorted(runtime.steps for runtime in f.runtimes.values()) == [0, 8]
+
+    simulate(test())

@@ -19,7 +19,7 @@ from shoal.api.guards import ClientWatch
 from shoal.api.limits import ApiLimits
 from shoal.api.memory import BodyMemory
 from shoal.coordinator.observation import watch_source
-from shoal.errors import Cancelled, Forbidden, InvalidRequest, PayloadTooLarge, RequestTimeout, ShoalError
+from shoal.errors import Cancelled, Forbidden, InvalidRequest, PayloadTooLarge, RequestTimeout
 from shoal.messages import Generate, Infer
 
 Scope = MutableMapping[str, Any]
@@ -99,7 +99,7 @@ class Exchange:
         self.keeps_whole: bool = WHOLE in extensions
         self._direct: Direct | None = extensions.get(DIRECT)
         self.status = 0  # that was answered; 0: none yet
-        self.error: ShoalError | None = None  # that was answered
+        self.failed = False  # it was answered with an error, which is not kept: its frames hold this and the whole body
         self._headers: Mapping[bytes, bytes] = dict(scope["headers"]) if self._direct is None else self._direct.headers
         self._receive = receive
         self._asgi_send = send

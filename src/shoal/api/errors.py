@@ -18,7 +18,7 @@ LEAST_PAUSE = 1.0  # seconds that a full server asks for where nobody knows bett
 
 async def answer_error(exchange: Exchange, error: ShoalError, *, headers: Sequence[Header] = ()) -> None:
     """Answer with the error, or end a stream with it when its status is already sent. Raises no ShoalError."""
-    exchange.error = error
+    exchange.failed = True
     body = error_body(exchange.path, error, exchange.request_id)
     with contextlib.suppress(Cancelled):  # nobody reads what is sent: there is nobody to tell
         if exchange.started:

@@ -25,7 +25,7 @@ def scope_of(exchange: Exchange) -> str:
 def key_of(exchange: Exchange) -> str:
     """The request's key, which means nothing to anybody else; empty without one. Raises :class:`InvalidRequest`."""
     key = exchange.header(IDEMPOTENCY_KEY)
-    if not key:
+    if key is None:
         return ""
     if not _KEY.fullmatch(key):
         raise InvalidRequest("idempotency-key has 1 to 255 printable characters and no spaces", param="idempotency-key")

@@ -56,7 +56,7 @@ class Keeping:
 
     def _serve(self, handler: Handler, exchange: Exchange) -> Awaitable[None]:
         seen = exchange.header(sse.LAST_EVENT_ID)
-        if seen is None and not exchange.header(IDEMPOTENCY_KEY):
+        if seen is None and exchange.header(IDEMPOTENCY_KEY) is None:
             return handler(exchange)
         return self._keep(exchange, seen)
 
@@ -82,7 +82,7 @@ class Keeping:
 
         async def make() -> bool:
             answered = await self._surfaces.answer(recorder.scope, recorder.receive, recorder.send)
-            return answered.error is None
+            return not answered.failed
 
         exchange.release()  # the body is counted where it is read
         self._keeper.begin(kept, make, name=f"kept {exchange.request_id}")

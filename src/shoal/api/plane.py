@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
+from shoal.coordinator.admission import Place
 from shoal.coordinator.dataplane import ServedModel
 from shoal.messages import Chunk, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec
@@ -31,7 +33,13 @@ class Plane(Protocol):
         """Is at least one worker ready?"""
         ...
 
-    def generate(self, request: Generate, *, timeout: float | None) -> AsyncGenerator[Chunk, None]:
+    def together(self, requests: Sequence[Generate]) -> AbstractContextManager[Sequence[Place | None]]:
+        """Let the generations of one request in, all or none: a place for each, to be given to :meth:`generate`."""
+        ...
+
+    def generate(
+        self, request: Generate, *, timeout: float | None, place: Place | None = None
+    ) -> AsyncGenerator[Chunk, None]:
         """Closing the generator cancels the request downstream."""
         ...
 

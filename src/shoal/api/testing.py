@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from shoal.api.plane import ServedModel
+from shoal.coordinator.admission import Place
 from shoal.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound, ModelUnavailable
 from shoal.messages import Chunk, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec
@@ -101,7 +102,12 @@ class FakePlane:
     def ready(self) -> bool:
         return any(model.ready for model in self.served)
 
-    async def generate(self, request: Generate, *, timeout: float | None) -> AsyncGenerator[Chunk, None]:
+    def together(self, requests: Sequence[Generate]) -> AbstractContextManager[Sequence[Place | None]]:
+        return nullcontext([None] * len(requests))
+
+    async def generate(
+        self, request: Generate, *, timeout: float | None, place: Place | None = None
+    ) -> AsyncGenerator[Chunk, None]:
         self._check(request.model, ModelKind.GENERATE)
         self.generated.append(request)
         self.timeouts.append(timeout)

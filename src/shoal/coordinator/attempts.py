@@ -88,10 +88,13 @@ class Attempts:
         if isinstance(error, EngineFailed):
             self._broken |= {decision.worker_id}
         self._answer_so_far.failed(error)
-        if not error.retryable or not self._answer_so_far.can_go_on or now >= self.journey.deadline:
-            raise error
-        if (self.begins_anew or not self.begun) and not self._budget.withdraw():
-            raise error
+        over = not error.retryable or not self._answer_so_far.can_go_on or now >= self.journey.deadline
+        if over or ((self.begins_anew or not self.begun) and not self._budget.withdraw()):
+            try:
+                raise error
+            finally:
+                del error  # or it and this frame would hold each other, and the whole request
+        error.with_traceback(None)  # it is kept by what its frames hold
         patient = self.begun or (isinstance(error, WorkerLost | Overloaded) and not self.spec.settings.fallback)
         earlier = self.loss or Loss(error, now, patient, since=now)
         self.loss = Loss(error, now, earlier.patient or patient, earlier.since)
@@ -104,9 +107,16 @@ class Attempts:
         waits = isinstance(error, Overloaded) and not self.spec.settings.fallback  # others can, once they have room
         if self.loss is None:
             if not waits or now >= self.journey.deadline:
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # as above
         elif not (self.loss.patient or waits) or now >= min(self.journey.deadline, self.loss.at + PATIENCE):
-            raise self.loss.error from error
+            lost, self.loss, self.failure = self.loss.error, None, None
+            try:
+                raise lost from error
+            finally:
+                del lost, error  # as above
         self.journey.try_all_again(self.part)
         if isinstance(error, Overloaded):
             for worker_id in self._broken:

@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
-from shoal.coordinator.admission import Admission
+from shoal.coordinator.admission import Admission, Place
 from shoal.coordinator.fleet import Fleet
 from shoal.coordinator.in_flight import InFlight
 from shoal.coordinator.observation import Observation
 from shoal.coordinator.responses import Asked, Responses
-from shoal.errors import InvalidRequest
+from shoal.errors import InvalidRequest, ShoalError
 from shoal.messages import Answer, Chunk, Generate, Infer, Inferred
 from shoal.model_registry import ModelSpec, Registry
 from shoal.telemetry import CoordinatorMetrics
 from shoal.telemetry.genai import conclude, describe, operation
 from shoal.telemetry.tracing import Span, span
 from shoal.types import ModelKind, ModelState, TensorSpec
+
+_ALONE: Final = nullcontext((None,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +101,38 @@ class DataPlane:
         waiting = (model for model in models if not (model.ready or model.failed or model.absent))
         return any(model.ready for model in models) and not any(waiting)
 
-    async def generate(self, request: Generate, *, timeout: float | None = None) -> AsyncGenerator[Chunk, None]:
-        """The answer in chunks; the last has a finish reason. Closing the generator stops the computing.
+    def together(self, requests: Sequence[Generate]) -> AbstractContextManager[Sequence[Place | None]]:
+        """Let the generations of one request in, all or none: a place for each, to be given to :meth:`generate`.
 
         Raises :class:`ShoalError`.
         """
-        async with aclosing(self._answer(request, ModelKind.GENERATE, timeout)) as answers:
+        return _ALONE if len(requests) == 1 else self._together(requests)
+
+    @contextmanager
+    def _together(self, requests: Sequence[Generate]) -> Iterator[Sequence[Place]]:
+        name = requests[0].model
+        try:
+            spec = self.find(name, requests[0].version, key=_key(requests[0]))
+            name = spec.name
+            spec.check_kind(ModelKind.GENERATE)
+            places = self._admission.enter_together(requests, spec)
+        except ShoalError:
+            with Observation(self._metrics, name):  # the others are counted one by one
+                raise
+        try:
+            yield places
+        finally:
+            for place in places:
+                place.leave()
+
+    async def generate(
+        self, request: Generate, *, timeout: float | None = None, place: Place | None = None
+    ) -> AsyncGenerator[Chunk, None]:
+        """The answer in chunks; the last has a finish reason. Closing the generator stops the computing.
+
+        ``place``: it has been let in already. Raises :class:`ShoalError`.
+        """
+        async with aclosing(self._answer(request, ModelKind.GENERATE, timeout, place)) as answers:
             async for answer in answers:
                 assert isinstance(answer, Chunk)
                 yield answer
@@ -131,11 +160,11 @@ class DataPlane:
             return answer
 
     async def _answer(
-        self, request: Generate | Infer, kind: ModelKind, timeout: float | None
+        self, request: Generate | Infer, kind: ModelKind, timeout: float | None, place: Place | None = None
     ) -> AsyncGenerator[Answer, None]:
         with Observation(self._metrics, request.model) as observation, _traced(request) as made:
             asked = self._asked(request, kind, timeout, observation, made)
-            place = self._admission.enter(asked.request, asked.spec)
+            place = place or self._admission.enter(asked.request, asked.spec)
             self._in_flight.began(asked.spec.id)
             try:
                 async with aclosing(self._responses.answer(asked)) as answers:
@@ -151,7 +180,7 @@ class DataPlane:
         self, request: Generate | Infer, kind: ModelKind, timeout: float | None, observation: Observation, made: Span
     ) -> Asked:
         """The request, checked. Raises :class:`ShoalError`."""
-        spec = self.find(request.model, request.version, key=request.request_id)
+        spec = self.find(request.model, request.version, key=_key(request))
         observation.model = spec.name
         spec.check_kind(kind)
         if isinstance(request, Infer):
@@ -179,6 +208,11 @@ class DataPlane:
             reason=reason,
             absent=absent,
         )
+
+
+def _key(request: Generate | Infer) -> str:
+    """The generations of one request are all of one model."""
+    return (isinstance(request, Generate) and request.group) or request.request_id
 
 
 def _traced(request: Generate | Infer) -> Span:

@@ -40,12 +40,17 @@ class Journey:
     def failed_with(self, model: ModelId, error: ShoalError, now: float) -> None:
         """The same. Raises the error where no other model may be asked."""
         if not error.retryable or now >= self.deadline:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # or it and this frame would hold each other, and the whole request
+        error.with_traceback(None)  # it is kept by what its frames hold
         self.failed(model, error)
 
     def final_error(self) -> ShoalError:
         """The error of the model that was asked for, which names those that were to stand in for it and why not."""
         (first, *others) = self._failures.items()
+        self._failures = {}
         if not others:
             return first[1]
         why = "".join(f"; in its place '{name}': {error.message}" for name, error in others)

@@ -85,7 +85,7 @@ class PythonEngine(TensorEngine):
             yield
         except ShoalError:
             raise  # the model knows our errors and chose one
-        except Exception as error:  # the border to the user's code
+        except (Exception, SystemExit) as error:  # the border to the user's code, which may call a tool that exits
             raise EngineFailed(f"{self._target} failed: {type(error).__name__}: {error}") from error
 
     def _checked(self, outputs: Any) -> Tensors:

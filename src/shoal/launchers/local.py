@@ -1,7 +1,8 @@
 """Child processes on this machine: started with their cores, watched, stopped with a deadline, never orphaned.
 
 A child lives in a session of its own, so that a Ctrl-C in the terminal reaches only the parent, which stops its
-children in order. A child whose parent dies notices it by the end of a pipe or socket that only the parent held.
+children in order. A child whose parent dies notices it by the end of a pipe or socket that only the parent held. One
+that runs foreign code may not come to look: it is ended by the system.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import ctypes
 import logging
 import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,14 @@ STABLE_AFTER = 60.0  # seconds a child must have lived for its next crash to cou
 MAX_CRASHES = 5  # in a row
 TAIL_LINES = 20  # of its standard error, kept to say why a child died
 _MAX_LINE = 4096  # bytes of one line kept
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def end_with_parent() -> None:
+    """Have the system kill this process when its parent ends, even while it is stopped or in a native call. Where the
+    system is not Linux it has to notice by itself."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class ChildProcess:

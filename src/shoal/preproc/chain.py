@@ -56,5 +56,5 @@ def _run_one(name: str, step: Step, tensors: Tensors) -> Tensors:
         raise EngineFailed(f"step '{name}' failed: {error.message}") from error
     except ShoalError:
         raise  # a step that knows our errors chose one
-    except Exception as error:  # the border to the steps' code
+    except (Exception, SystemExit) as error:  # the border to the steps' code
         raise EngineFailed(f"step '{name}' failed: {type(error).__name__}: {error}") from error

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from shoal.aio import Tasks
 from shoal.errors import ModelUnavailable, ProtocolError
+from shoal.launchers.local import end_with_parent
 from shoal.messages import Inferred, LoadSteps, Message, RunSteps, StepsLoaded
 from shoal.preproc.chain import Chain
 from shoal.preproc.sending import send_made
@@ -71,6 +72,7 @@ class StepHost:
 
 
 def main() -> None:
+    end_with_parent()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
     asyncio.run(StepHost().serve(int(sys.argv[1])))
     os._exit(0)  # without waiting for a step that nobody wants any more

@@ -50,7 +50,11 @@ class Inbox:
         """The next answer, or None after the last. Raises what ended the stream. One reader at a time."""
         while not self._payloads:
             if self._error is not None:
-                raise self._error
+                error, self._error = self._error, None
+                try:
+                    raise error
+                finally:
+                    del error  # or it and this frame would hold each other, and all the frames it goes through
             if self._ended:
                 return None
             self._waiter = asyncio.get_running_loop().create_future()

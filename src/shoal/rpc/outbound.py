@@ -90,6 +90,7 @@ class Outbound:
             payload = await inbox.future
         finally:
             self.leave(stream_id)
+            del inbox  # or its error and this frame would hold each other, and the whole request
         return _read(payload)
 
     async def _room(self, timeout: float | None) -> float | None:

@@ -21,6 +21,7 @@ from shoal.aio import Tasks
 from shoal.clock import now
 from shoal.config import TelemetryConfig
 from shoal.errors import ModelUnavailable, ProtocolError
+from shoal.launchers.local import end_with_parent
 from shoal.messages import Generate, Infer, Load, LoadModel, LoadReport, Message, MetricsReport
 from shoal.preproc.sending import send_made
 from shoal.rpc import Call, Connection, Hello, adopt
@@ -122,6 +123,7 @@ class EngineHost:
 
 
 def main() -> None:
+    end_with_parent()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
     reason = asyncio.run(EngineHost().serve(int(sys.argv[1])))
     close_tracing()

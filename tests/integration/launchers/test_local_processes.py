@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from shoal.launchers.local import ChildProcess, RestartPolicy, describe_exit, keep_running
 
 SLEEP = "import time; time.sleep(60)"
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+print(child.pid, child.stdout.readline().decode(), flush=True)
+time.sleep(60)
+"""
+BOUND = """
+import os, signal, time
+from shoal.launchers.local import end_with_parent
+end_with_parent()
+print("bound", flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+time.sleep(60)
+"""
 STUBBORN = "import signal, sys, time; signal.signal(15, signal.SIG_IGN); open(sys.argv[1], 'w'); time.sleep(60)"
 
 
@@ -53,6 +69,21 @@ async def test_a_child_can_be_killed_at_once_and_again(tmp_path: Path) -> None:
     await process.stop()
     assert await process.wait() == "killed by SIGKILL"
     process.kill()  # nobody is there any more
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_a_stopped_child_ends_with_its_parent() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, BOUND], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid, said = parent.stdout.readline().split()
+        child = psutil.Process(int(pid))
+        assert said == b"bound"
+        parent.kill()
+    _, alive = psutil.wait_procs([child], timeout=10)
+    left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]  # who adopted it may not look
+    for process in left:
+        process.kill()
+    assert not left
 
 
 async def test_stop_kills_a_child_that_does_not(tmp_path: Path) -> None:

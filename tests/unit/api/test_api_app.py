@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -14,7 +16,7 @@ from shoal.api.asgi import Exchange
 from shoal.api.limits import ApiLimits
 from shoal.api.routing import Route
 from shoal.api.testing import AsgiClient, FakePlane
-from shoal.errors import ShoalError
+from shoal.errors import InvalidRequest, ShoalError
 from shoal.messages import Chunk, Generate
 
 
@@ -138,3 +140,28 @@ async def test_a_priority_that_is_none_is_named(client: AsgiClient, plane: FakeP
     answer = await client.request("POST", "/v1/embeddings", json=body, headers={"x-priority": priority})
     assert (answer.status, answer.json()["error"]["param"]) == (400, "x-priority")
     assert not plane.inferred
+
+
+@pytest.mark.parametrize("fault", ["leaves", "slow", "too large", "invalid"])
+async def test_a_request_that_failed_is_freed_at_once(fault: str) -> None:
+    """The collector comes rarely, and a body may be large."""
+    seen: list[weakref.ref[Exchange]] = []
+
+    async def read(exchange: Exchange) -> None:
+        seen.append(weakref.ref(exchange))
+        body = await exchange.read_body()
+        raise InvalidRequest(f"{len(body)} bytes of nonsense")
+
+    client = AsgiClient(App([Route("POST", "/", read)], limits=ApiLimits(body_bytes=9, body_timeout=0.01)))
+    call = client.call("POST", "/", [b"1234", b"5" * (6 if fault == "too large" else 1)])
+    call.scope["headers"] = []
+    call.complete = fault == "invalid"
+    if fault == "leaves":
+        call.gone.set()
+    gc.disable()
+    try:
+        await client.run(call)
+        await asyncio.sleep(0)
+        assert seen[0]() is None
+    finally:
+        gc.enable()

@@ -238,6 +238,7 @@ async def test_priority_and_trace_go_with_the_job(server: Server, plane: FakePla
         ({"url": "/metrics"}, {}, "url"),
         ({"url": "https://example.com/v1/completions"}, {}, "url"),
         ({"method": "GET"}, {}, "method"),
+        ({}, {"idempotency-key": ""}, "idempotency-key"),
         ({}, {"idempotency-key": "a b"}, "idempotency-key"),
         ({}, {"idempotency-key": "x" * 256}, "idempotency-key"),
         ({}, {"x-deadline-ms": "soon"}, "x-deadline-ms"),

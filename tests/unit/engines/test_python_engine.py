@@ -46,6 +46,10 @@ class Broken:
     def run(self, inputs):
         raise ValueError("the flux capacitor is empty")
 
+class Leaver:
+    def run(self, inputs):
+        raise SystemExit("no such option")
+
 class Picky:
     def run(self, inputs):
         raise InvalidRequest("only Tuesdays")
@@ -151,6 +155,11 @@ def test_what_cannot_be_loaded_says_why(make: Make, target: str, reason: str) ->
 def test_a_failing_class_is_the_engines_fault(make: Make) -> None:
     with pytest.raises(EngineFailed, match="Broken failed: ValueError: the flux capacitor is empty"):
         make("users_model:Broken").run({})
+
+
+def test_a_class_that_would_end_the_process_fails_alone(make: Make) -> None:
+    with pytest.raises(EngineFailed, match="Leaver failed: SystemExit: no such option"):
+        make("users_model:Leaver").run({})
 
 
 def test_a_class_may_refuse_a_request(make: Make) -> None:

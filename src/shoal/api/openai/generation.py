@@ -13,6 +13,7 @@ from shoal.api.openai.fanout import merge
 from shoal.api.openai.parameters import with_sample
 from shoal.api.openai.schema import GenerateBody
 from shoal.api.plane import Plane
+from shoal.coordinator.admission import Place
 from shoal.errors import InvalidRequest
 from shoal.messages import Chunk, Generate
 from shoal.types import FinishReason, Grammar, ModelName, Prompt, RequestId, Sampling, TokenLogprob, Usage
@@ -118,8 +119,9 @@ async def run(exchange: Exchange, plane: Plane, planned: Plan, shape: Shape) -> 
 
 async def _stream(exchange: Exchange, plane: Plane, planned: Plan, shape: Shape) -> None:
     answer = Collected(planned)
-    with exchange.client_watch():
-        async with aclosing(merge(_streams(exchange, plane, planned))) as chunks:
+    requests = [exchange.stamp(request) for request in planned.requests]
+    with exchange.client_watch(), plane.together(requests) as places:
+        async with aclosing(merge(_streams(exchange, plane, requests, places))) as chunks:
             async for index, chunk in chunks:
                 answer.add(index, chunk, text=exchange.keeps_whole)
                 if events := shape.events(index, chunk):
@@ -132,16 +134,21 @@ async def _stream(exchange: Exchange, plane: Plane, planned: Plan, shape: Shape)
 
 async def _whole(exchange: Exchange, plane: Plane, planned: Plan, shape: Shape) -> None:
     answer = Collected(planned)
-    with exchange.client_watch():
-        async with aclosing(merge(_streams(exchange, plane, planned))) as chunks:
+    requests = [exchange.stamp(request) for request in planned.requests]
+    with exchange.client_watch(), plane.together(requests) as places:
+        async with aclosing(merge(_streams(exchange, plane, requests, places))) as chunks:
             async for index, chunk in chunks:
                 answer.add(index, chunk)
     await exchange.answer(200, shape.whole(answer.choices, answer.usage))
 
 
-def _streams(exchange: Exchange, plane: Plane, planned: Plan) -> list[AsyncGenerator[Chunk, None]]:
+def _streams(
+    exchange: Exchange, plane: Plane, requests: Sequence[Generate], places: Sequence[Place | None]
+) -> list[AsyncGenerator[Chunk, None]]:
     timeout = exchange.timeout
-    return [plane.generate(exchange.stamp(request), timeout=timeout) for request in planned.requests]
+    return [
+        plane.generate(request, timeout=timeout, place=place) for request, place in zip(requests, places, strict=True)
+    ]
 
 
 def total(usages: dict[int, Usage], samples: int) -> Usage:

@@ -76,4 +76,4 @@ class Bounds:
 
 
 def _amounts(demand: Demand) -> tuple[int, int, int]:
-    return 1, demand.rows, demand.tokens
+    return demand.requests, demand.rows, demand.tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from shoal.messages import Generate, Infer
@@ -15,6 +16,7 @@ _USUAL_WEIGHT: Final = 0.05  # of a new answer in the usual one
 class Demand(NamedTuple):
     rows: int  # of a tensor request; 0: it generates
     tokens: int  # of prompt and answer; 0: a tensor request
+    requests: int = 1
 
     @property
     def cost(self) -> int:
@@ -28,6 +30,11 @@ def demand(request: Generate | Infer, *, batchable: bool, usual_answer: int) -> 
         return Demand(rows_of(request) if batchable else 1, 0)
     wanted = request.sampling.max_tokens
     return Demand(0, max(1, _prompt_tokens(request) + (usual_answer if wanted is None else wanted)))
+
+
+def together(demands: Sequence[Demand]) -> Demand:
+    """What several requests ask for that are let in as one."""
+    return Demand(*map(sum, zip(*demands, strict=True)))
 
 
 def rows_of(request: Infer) -> int:

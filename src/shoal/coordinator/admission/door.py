@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
 from shoal.clock import now
 from shoal.config import DEFAULT_TENANT, LimitConfig, TenantConfig
 from shoal.coordinator.admission.bounds import Bounds, Refusal
-from shoal.coordinator.admission.demand import USUAL_ANSWER, Demand, demand
+from shoal.coordinator.admission.demand import USUAL_ANSWER, Demand, demand, together
 from shoal.coordinator.admission.drain import RETRY_AFTER, Drain
 from shoal.errors import Draining, Overloaded, PayloadTooLarge, ShoalError
 from shoal.messages import Generate, Infer
@@ -59,21 +59,26 @@ class Admission:
 
         Raises :class:`Draining`, :class:`Overloaded`, and :class:`PayloadTooLarge` for what is beyond a bound alone.
         """
-        if self.closed:
-            self._rejected("draining", request.tenant)
-            raise Draining(retry_after=RETRY_AFTER)
-        if self.in_flight >= self._max_in_flight:
-            at = self._ends.seconds_for(self._max_in_flight / 2, now())
-            message = f"the server is at its limit of {self._max_in_flight} requests at a time"
-            raise self.refused(Refusal("max_in_flight", message, at), request.tenant)
+        self._check_room(1, request.tenant)
         if not self._tenants and spec.settings.limits == NO_LIMITS:
             place = self._unbounded
         else:
-            place = self._bounded(request, spec)
-        self.in_flight += 1
-        if self.in_flight == 1:
-            self._idle.clear()
+            wanted = _demand(request, spec)
+            place = Place(self, self._taken(wanted, request.tenant, spec), wanted)
+        self._came(1)
         return place
+
+    def enter_together(self, requests: Sequence[Generate], spec: ModelSpec) -> Sequence[Place]:
+        """A place for each of the generations of one request, or for none: what some of them computed would be in vain.
+
+        They may be left more than once. Raises as :meth:`enter` does, for all of them as one.
+        """
+        tenant = requests[0].tenant
+        self._check_room(len(requests), tenant)
+        wanted = [_demand(request, spec) for request in requests]
+        bounds = self._taken(together(wanted), tenant, spec)
+        self._came(len(requests))
+        return [PlaceAmongOthers(self, bounds, each) for each in wanted]
 
     def left(self) -> None:
         """For :class:`Place`."""
@@ -95,18 +100,34 @@ class Admission:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout)
 
+    def _check_room(self, requests: int, tenant: str) -> None:
+        most = self._max_in_flight
+        if self.closed:
+            self._rejected("draining", tenant)
+            raise Draining(retry_after=RETRY_AFTER)
+        if self.in_flight + requests <= most:
+            return
+        at, message = None, f"the server may have {most} requests at a time; this one has {requests}"
+        if requests <= most:
+            at = self._ends.seconds_for(most / 2, now())
+            message = f"the server is at its limit of {most} requests at a time"
+        raise self.refused(Refusal("max_in_flight", message, at), tenant)
+
+    def _came(self, requests: int) -> None:
+        self.in_flight += requests
+        self._idle.clear()
+
     # -- bounds of tenants and models
 
-    def _bounded(self, request: Generate | Infer, spec: ModelSpec) -> Place:
+    def _taken(self, wanted: Demand, tenant: str, spec: ModelSpec) -> tuple[Bounds, ...]:
         at = now()
-        wanted = demand(request, batchable=bool(spec.batchable), usual_answer=USUAL_ANSWER)
-        bounds = tuple(self._of(request.tenant, spec, at))
+        bounds = tuple(self._of(tenant, spec, at))
         for bound in bounds:
             if (refusal := bound.refusal(wanted, at)) is not None:
-                raise self.refused(refusal, request.tenant)
+                raise self.refused(refusal, tenant)
         for bound in bounds:
             bound.take(wanted, at)
-        return Place(self, bounds, wanted)
+        return bounds
 
     def _of(self, tenant: str, spec: ModelSpec, at: float) -> list[Bounds]:
         found = []
@@ -128,6 +149,10 @@ class Admission:
         return self._tenants.get(tenant) or self._tenants.get(DEFAULT_TENANT)
 
 
+def _demand(request: Generate | Infer, spec: ModelSpec) -> Demand:
+    return demand(request, batchable=bool(spec.batchable), usual_answer=USUAL_ANSWER)
+
+
 class Place:
     """What an admitted request has until it ends."""
 
@@ -143,3 +168,18 @@ class Place:
         for bound in self._bounds:
             bound.give_back(self._demand, used, now())
         self._admission.left()
+
+
+class PlaceAmongOthers(Place):
+    """Whoever has entered for several leaves for those, too, that never began."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, admission: Admission, bounds: tuple[Bounds, ...], demand: Demand) -> None:
+        super().__init__(admission, bounds, demand)
+        self._left = False
+
+    def leave(self, used: int | None = None) -> None:
+        if not self._left:
+            self._left = True
+            super().leave(used)

@@ -140,3 +140,54 @@ def test_tenants_that_came_once_leave_nothing_behind() -> None:
         assert len(door._bounds) <= _KEPT
 
     run(test)
+
+
+def test_the_generations_of_one_request_are_let_in_together_or_not_at_all() -> None:
+    async def test() -> None:
+        door = Door(default=TenantConfig(requests=3, tokens=100))
+        one = door.enter(asked("a"), FISH)
+        with pytest.raises(Overloaded, match=r"3 requests at a time \(1 now\)"):
+            door.enter_together([asked("a")] * 3, FISH)
+        assert door.in_flight == 1
+        one.leave()
+        places = door.enter_together([asked("a")] * 3, FISH)
+        assert door.in_flight == 3
+        places[0].leave(used=5)
+        for place in places:  # whoever entered for all of them leaves for all
+            place.leave()
+        assert door.in_flight == 0
+        door.enter_together([asked("a")] * 3, FISH)
+        assert door.told == [("tenant_requests", "a")]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("door", "why"),
+    [
+        (Door(default=TenantConfig(requests=2)), "may have 2 requests at a time; this request has 3"),
+        (Door(default=TenantConfig(tokens=29)), "may have 29 tokens at a time; this request has 30"),
+        (Door(2), "may have 2 requests at a time; this one has 3"),
+    ],
+)
+def test_generations_that_never_fit_together_are_no_matter_of_time(door: Door, why: str) -> None:
+    async def test() -> None:
+        with pytest.raises(PayloadTooLarge, match=why):
+            door.enter_together([asked("a")] * 3, FISH)
+        assert door.in_flight == 0
+
+    run(test)
+
+
+def test_generations_that_are_more_than_a_rates_burst_leave_a_debt() -> None:
+    async def test() -> None:
+        door = Door(default=TenantConfig(requests_per_second=1))
+        for place in door.enter_together([asked("a")] * 3, FISH):
+            place.leave()
+        with pytest.raises(Overloaded, match="1 requests a second") as caught:
+            door.enter_together([asked("a")] * 3, FISH)
+        assert caught.value.retry_after == pytest.approx(3)
+        await asyncio.sleep(3)
+        door.enter_together([asked("a")] * 3, FISH)
+
+    run(test)
