@@ -10,6 +10,7 @@ else moves little; if runs stay slow the usual one grows, and the fit follows.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 REMEMBERED = 0.95  # share of the old that is kept at each run
@@ -36,6 +37,12 @@ class Cost:
         if left >= self.per_row * max_rows:
             return max_rows
         return max(1, int(left / self.per_row)) if left > 0 else 1
+
+    def rows_for_fixed(self, share: float) -> float:
+        """The rows from which on what is fixed is no more than that share of a run: ``inf`` where it is all."""
+        if self.per_row == 0:
+            return math.inf
+        return max(1.0, self.fixed * (1 - share) / (share * self.per_row))
 
 
 class CostFit:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ import numpy.typing as npt
 from shoal.types import Tensors, TensorSpec, TokenId
 
 Logits = npt.NDArray[np.float32]
+
+RUNS_AT_ONCE: Final = 2  # of a tensor engine with several threads: one has work while another's answers go out
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class TensorEngine(ABC):
     outputs: tuple[TensorSpec, ...]
     batchable: bool = True  # may rows of several requests share a run? If not, the first axis may be anything
     streams: bool = False  # does it answer in parts?
+    runs_at_once: int = 1  # runs that may be made beside each other, each in a thread of its caller's
 
     @abstractmethod
     def run(self, inputs: Tensors) -> Tensors:

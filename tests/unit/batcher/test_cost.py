@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -87,3 +88,12 @@ def test_whatever_it_sees_neither_part_is_negative_and_a_size_can_be_chosen(runs
         assert fit.cost.fixed >= 0
         assert fit.cost.per_row >= 0
         assert 1 <= fit.cost.rows_within(0.5, 32) <= 32
+
+
+def test_from_so_many_rows_on_the_fixed_cost_is_a_small_share() -> None:
+    cost = Cost(fixed=3.0, per_row=1.0)
+    rows = cost.rows_for_fixed(0.1)
+    assert rows == pytest.approx(27)
+    assert cost.fixed == pytest.approx(0.1 * (cost.fixed + cost.per_row * rows))
+    assert Cost(0.0, 1.0).rows_for_fixed(0.1) == 1
+    assert Cost(1.0, 0.0).rows_for_fixed(0.1) == math.inf
