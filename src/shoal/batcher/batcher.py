@@ -142,8 +142,7 @@ class Batcher:
             message = f"{waiting} rows are waiting; at most {limits.max_queue_rows} may"
             raise Overloaded(message, retry_after=self._retry_after(waiting))
         arrived, key = now(), stacking_key(inputs)
-        most = self._most_of_an_entry()
-        sizes = [min(most, rows - start) for start in range(0, rows, most)]
+        sizes = self._sizes(rows)
         return [
             Entry(
                 part,
@@ -157,10 +156,13 @@ class Batcher:
             for part, size in zip(split(inputs, sizes), sizes, strict=True)
         ]
 
-    def _most_of_an_entry(self) -> int:
-        """Rows. So much of a long request that runs at once can share it."""
-        most, at_once = self._limits.max_rows, self._runs.at_once
-        return most if run_size(self._limits, self._outlook()).least_beside is None else most // at_once
+    def _sizes(self, rows: int) -> list[int]:
+        """The parts of a request: each fits one run, and runs at once can share them."""
+        most = self._limits.max_rows
+        shared = most // self._runs.at_once
+        if rows > shared and run_size(self._limits, self._outlook()).least_beside is not None:
+            most = shared
+        return [min(most, rows - start) for start in range(0, rows, most)]
 
     def _retry_after(self, waiting: int) -> float:
         """Seconds until the rows that wait now have run, as fast as the model has been."""
