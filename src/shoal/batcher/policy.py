@@ -14,7 +14,7 @@ PROMOTION = 1.0  # seconds of waiting that count as much as one step of priority
 MAX_PRIORITY = 10  # of either sign; beyond it counts as this
 WORTH_WAITING = 0.5  # of a run's fixed cost: time within which all who are expected have to come
 PATIENCE = 8.0  # times the usual gap; who is later than that is not waited for
-SMALL_FIXED = 0.1  # of a run that begins beside another: what its fixed cost may be, which the two could have shared
+SMALL_FIXED = 0.2  # of a run that begins beside another: what its fixed cost may be, which the two could have shared
 FRESH = 1.0  # seconds for which the last run tells what the next one costs
 
 
@@ -145,12 +145,12 @@ class RunSize:
 
 
 def run_size(limits: BatchLimits, outlook: Outlook) -> RunSize:
-    """Runs at once share the rows that one run may have, so that nobody waits longer for the next one. They pay where
-    that leaves so many rows to each that what they cost without any is next to nothing: then the model computes while
-    the answers of one run go out and the next requests come in, which a lone run that ends leaves it nothing to do."""
+    """Runs at once, and the next one that gathers meanwhile, share the rows that one run may have: nobody waits longer
+    for his turn, and the engine always has work, while the answers of one run go out and the next requests come in.
+    They pay where little of what each costs is fixed."""
     most = rows_allowed(limits, outlook.cost)
     if outlook.runs_at_once > 1 and outlook.cost is not None:
-        least, each = outlook.cost.rows_for_fixed(SMALL_FIXED), most // outlook.runs_at_once
+        least, each = outlook.cost.rows_for_fixed(SMALL_FIXED), most // (outlook.runs_at_once + 1)
         if least <= each:
             return RunSize(each, math.ceil(least))
     return RunSize(most)

@@ -707,7 +707,7 @@ class Shared:
 
 async def learned(model: Shared) -> Batcher:
     """A batcher that knows what a run costs."""
-    batcher = Batcher(model, BatchLimits(8, 0.5, 64), runs_at_once=2)
+    batcher = Batcher(model, BatchLimits(12, 0.5, 64), runs_at_once=2)
     for _ in range(10):
         await values(batcher, 1)
         await values(batcher, 2, 3, 4, 5, 6, 7, 8)
@@ -734,7 +734,7 @@ def test_where_a_run_costs_most_by_itself_there_is_one_at_a_time() -> None:
         batcher = await learned(model)
         await asyncio.gather(*(values(batcher, number) for number in range(20)))
         assert model.most == 1
-        assert model.sizes[0] == 8
+        assert model.sizes[0] == 12
 
     simulate(scene())
 
@@ -754,8 +754,8 @@ def test_a_long_request_is_shared_by_two_runs_and_comes_back_in_order() -> None:
     async def scene() -> None:
         model = Shared()
         batcher = await learned(model)
-        assert await values(batcher, *range(8)) == [2 * number for number in range(8)]
-        assert (model.sizes, model.most) == ([4, 4], 2)
+        assert await values(batcher, *range(12)) == [2 * number for number in range(12)]
+        assert (model.sizes, model.most) == ([6, 6], 2)
 
     simulate(scene())
 
