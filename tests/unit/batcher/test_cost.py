@@ -72,6 +72,15 @@ def test_a_thousand_runs_of_one_size_do_not_make_it_forget_the_others() -> None:
     assert cost.of(32) == pytest.approx(0.035, rel=0.15)
 
 
+def test_a_few_small_runs_tell_what_a_row_costs_when_the_rest_are_large() -> None:
+    fit = CostFit()
+    for rows in (1, 1, 1, 31, 1, *[16] * 50):
+        fit.observe(rows, 0.003 + 0.004 * rows)
+    assert fit.cost is not None
+    assert fit.cost.fixed == pytest.approx(0.003, rel=0.05)
+    assert fit.cost.per_row == pytest.approx(0.004, rel=0.05)
+
+
 def test_until_sizes_differ_all_of_the_cost_counts_as_fixed() -> None:
     cost = fitted(0.003, 0.001, sizes=(4,))
     assert cost.fixed == pytest.approx(0.007, rel=0.01)
