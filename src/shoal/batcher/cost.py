@@ -56,6 +56,7 @@ class CostFit:
         self._information = (PRIOR, 0.0, PRIOR)  # in runs, symmetric: of ``fixed``, mixed, of ``per_row``
         self._unit = 0.0  # seconds
         self._rows = 0.0  # of a usual run
+        self._most = 0  # rows of one
 
     def observe(self, rows: int, seconds: float) -> None:
         """A run of ``rows`` took ``seconds``."""
@@ -64,10 +65,11 @@ class CostFit:
             return
         if self.cost is None:
             self.cost, self._rows = Cost(max(seconds, LEAST_SECONDS), 0.0, 1.0), float(rows)
+            self._most = rows
             self._unit = self.cost.fixed
         known, scale = self.cost, self.cost.of(rows)
-        by_rows = rows / self._rows - 1 if self._runs <= FIRST_RUNS else 0.0
-        residual = _clipped((seconds - scale) / scale, known.error, by_rows)
+        residual = _clipped((seconds - scale) / scale, known.error, rows / self._most - 1)
+        self._most = max(self._most, rows)
         self._rows += USUAL_WEIGHT * (rows - self._rows)
         usual = known.fixed + known.per_row * self._rows
         unit = self._unit_of_weight(usual)
@@ -106,6 +108,6 @@ class CostFit:
 
 
 def _clipped(residual: float, error: float, by_rows: float) -> float:
-    """``by_rows``: what more rows than usual can explain, while it is not known what each costs."""
+    """``by_rows``: what more rows than ever can explain; it is not known what they cost."""
     limit = LONGEST_RESIDUAL * error
     return min(max(residual, -limit), max(limit, by_rows))

@@ -1,7 +1,8 @@
 """What every engine offers. All above asks for capabilities, never for an engine by name.
 
-Engines are synchronous and used by one thread at a time, in a process of their own: a native engine that crashes
-takes nothing else with it. Only :meth:`LanguageEngine.interrupt` may come from another thread.
+Engines are synchronous and used by one thread at a time (a tensor engine by ``runs_at_once``), in a process of their
+own: a native engine that crashes takes nothing else with it. Only :meth:`LanguageEngine.interrupt` may come from
+another thread.
 """
 
 from __future__ import annotations

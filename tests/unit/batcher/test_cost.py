@@ -55,7 +55,7 @@ def test_it_converges_to_what_runs_cost(fixed: float, per_row: float, seed: int)
 def test_runs_that_were_held_up_move_it_little(seed: int) -> None:
     cost = fitted(0.003, 0.001, noise=0.05, held_up=0.05, seed=seed)
     for rows in (8, 16, 32):
-        assert cost.of(rows) == pytest.approx(0.003 + 0.001 * rows, rel=0.25)
+        assert cost.of(rows) == pytest.approx(0.003 + 0.001 * rows, rel=0.3)
 
 
 def test_a_model_that_gets_slower_is_followed() -> None:
