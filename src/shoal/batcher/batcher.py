@@ -15,7 +15,7 @@ from shoal.batcher.arrivals import Arrivals
 from shoal.batcher.cost import CostFit
 from shoal.batcher.entry import Entry
 from shoal.batcher.isolation import Isolation, halves, own_copy
-from shoal.batcher.observer import NO_OBSERVER, BatchObserver
+from shoal.batcher.observer import NO_OBSERVER, BatchObserver, record_spans
 from shoal.batcher.padding import Padding
 from shoal.batcher.policy import (
     BatchLimits,
@@ -24,14 +24,16 @@ from shoal.batcher.policy import (
     Release,
     WaitUntil,
     decide,
+    decide_beside,
     is_too_late,
     rank,
     rows_allowed,
+    run_size,
 )
+from shoal.batcher.runs import Run, Runs
 from shoal.batcher.stacking import count_rows, split, stack, stacking_key
 from shoal.clock import now
 from shoal.errors import DeadlineExceeded, EngineFailed, ModelUnavailable, Overloaded, PayloadTooLarge
-from shoal.telemetry.tracing import Value, record
 from shoal.types import Tensors
 
 logger = logging.getLogger(__name__)
@@ -45,10 +47,11 @@ Execute = Callable[[Tensors], AsyncGenerator[Tensors]]
 
 
 class Batcher:
-    """Runs the rows of concurrent requests together, one batch at a time; while it runs the next one gathers.
+    """Runs the rows of concurrent requests together; while a batch runs the next one gathers.
 
-    ``execute`` gets at most ``max_rows`` rows at a time. A batch that fails before the first part of its outputs is
-    run again in halves, so that one bad request fails by itself. ``model`` is a name for ``observer``.
+    ``execute`` gets at most ``max_rows`` rows at a time, in up to ``runs_at_once`` runs where that pays. A batch that
+    fails before the first part of its outputs is run again in halves, so that one bad request fails by itself.
+    ``model`` is a name for ``observer``.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Batcher:
         padding: Padding = Padding(),  # noqa: B008  (it does not change)
         model: str = "",
         observer: BatchObserver = NO_OBSERVER,
+        runs_at_once: int = 1,
     ) -> None:
         self._execute = execute
         self._limits = limits
@@ -66,11 +70,11 @@ class Batcher:
         self._model = model
         self._observer = observer
         self._queue: list[Entry] = []  # by rank
-        self._running: Sequence[Entry] = ()
+        self._runs = Runs(runs_at_once)
         self._cost = CostFit()
         self._arrivals = Arrivals(LONGEST_SPAN * limits.max_wait)
         self._free_since = -math.inf  # when the last run ended
-        self._arrival = asyncio.Event()
+        self._news = asyncio.Event()  # something came, or a run ended
         self._tasks = Tasks()
         self._runner: asyncio.Task[None] | None = None
         self._closed = False
@@ -143,7 +147,7 @@ class Batcher:
             message = f"{waiting} rows are waiting; at most {limits.max_queue_rows} may"
             raise Overloaded(message, retry_after=self._retry_after(waiting))
         arrived, key = now(), stacking_key(inputs)
-        sizes = [min(limits.max_rows, rows - start) for start in range(0, rows, limits.max_rows)]
+        sizes = self._sizes(rows)
         return [
             Entry(
                 part,
@@ -156,6 +160,14 @@ class Batcher:
             )
             for part, size in zip([inputs] if rows <= limits.max_rows else split(inputs, sizes), sizes, strict=True)
         ]
+
+    def _sizes(self, rows: int) -> list[int]:
+        """The parts of a request: each fits one run, and runs at once can share them."""
+        most = self._limits.max_rows
+        shared = most // self._runs.at_once
+        if rows > shared and run_size(self._limits, self._outlook()).least_beside is not None:
+            most = shared
+        return [min(most, rows - start) for start in range(0, rows, most)]
 
     def _retry_after(self, waiting: int) -> float:
         """Seconds until the rows that wait now have run, as fast as the model has been."""
@@ -185,37 +197,53 @@ class Batcher:
 
     def _wake(self) -> None:
         """There is a runner whenever something waits, and none otherwise."""
-        self._arrival.set()
+        if not self._runs.full:  # else nothing is decided before a run has ended
+            self._news.set()
         if self._runner is None or self._runner.done():
             self._runner = self._tasks.start(self._run_queue(), name="batcher")
 
     async def _run_queue(self) -> None:
-        while (decision := self._decide()) is not None:
-            match decision:
-                case WaitUntil(time):
-                    await self._wait_for_company(time)
+        while self._queue:
+            self._news.clear()
+            match self._decide():
                 case Flush(entries, reason):
                     taken = set(entries)
                     self._queue = [entry for entry in self._queue if entry not in taken]
-                    self._running = entries
-                    await self._attempt(entries, reason, Isolation(len(entries)))
-                    self._running = ()
-                    self._free_since = now()
-                    self._arrivals.answered(sum(not entry.left for entry in entries), self._free_since)
+                    self._tasks.start(self._run_batch(self._runs.add(entries, now()), reason), name="batch")
+                case WaitUntil(time):
+                    await self._wait_for_news(time)
+                case None if self._runs:
+                    await self._news.wait()
+
+    async def _run_batch(self, run: Run, reason: Release) -> None:
+        try:
+            await self._attempt(run.entries, reason, Isolation(len(run.entries)))
+        finally:
+            self._runs.remove(run)
+            self._free_since = now()
+            self._arrivals.answered(sum(not entry.left for entry in run.entries), self._free_since)
+            self._news.set()
 
     def _decide(self) -> Flush[Entry] | WaitUntil | None:
+        if self._runs.full:
+            return None
         self._drop_late()
-        return decide(self._queue, now(), self._limits, self._outlook())
+        if not self._runs:
+            return decide(self._queue, now(), self._limits, self._outlook())
+        return decide_beside(
+            self._queue, now(), self._runs.running(self._cost.cost, now()), self._limits, self._outlook()
+        )
 
     def _outlook(self) -> Outlook:
         arrivals = self._arrivals
-        return Outlook(self._cost.cost, self._free_since, arrivals.seen, arrivals.gap, arrivals.burst)
+        return Outlook(
+            self._cost.cost, self._free_since, arrivals.seen, arrivals.gap, arrivals.burst, self._runs.at_once
+        )
 
-    async def _wait_for_company(self, until: float) -> None:
-        self._arrival.clear()
+    async def _wait_for_news(self, until: float) -> None:
         try:
             async with asyncio.timeout_at(until):
-                await self._arrival.wait()
+                await self._news.wait()
         except TimeoutError:
             return
 
@@ -224,15 +252,16 @@ class Batcher:
     async def _attempt(self, entries: Sequence[Entry], reason: Release, isolation: Isolation) -> None:
         """Answer every entry, with its outputs or with what went wrong."""
         began, rows = now(), sum(entry.rows for entry in entries)
+        work_began = self._runs.engine_time.begin(began)
         error = await self._run(entries)
-        ran = now() - began
+        ran, work = now() - began, self._runs.engine_time.end(now()) - work_began
         waited = began - min(entry.arrived for entry in entries)
         self._observer.batch_released(self._model, reason, rows, len(entries), waited, ran)
-        _record(entries, began, ran, reason)
+        record_spans(entries, began, ran, reason)
         if error is None:
             isolation.succeeded()
             if not all(entry.left for entry in entries):  # then it may have been cut short
-                self._cost.observe(rows, ran)
+                self._cost.observe(rows, work)
             for entry in entries:
                 entry.end()
         else:
@@ -283,10 +312,11 @@ class Batcher:
     async def close(self) -> None:
         """Take nothing more; whoever still waits gets an error."""
         self._closed = True
+        unanswered = [*self._queue, *self._runs.entries]
+        self._queue = []
         await self._tasks.close()
-        for entry in [*self._queue, *self._running]:
+        for entry in unanswered:
             entry.end(ModelUnavailable("the model is being unloaded"))
-        self._queue, self._running = [], ()
 
 
 _rank = attrgetter("rank")
@@ -298,20 +328,3 @@ async def _whole(entry: Entry) -> Tensors:
     if outputs is None or await entry.next() is not None:
         raise EngineFailed("the model answered in parts, and the request was for a whole")
     return outputs
-
-
-def _record(entries: Sequence[Entry], began: float, ran: float, reason: Release) -> None:
-    """Of each request: its wait, and the run, which names the requests it was shared with."""
-    traces = [entry.trace for entry in entries if entry.trace]
-    if not traces:
-        return
-    at = now()
-    for entry in entries:
-        others = [trace for trace in traces if trace != entry.trace]
-        attributes: dict[str, Value] = {
-            "shoal.batch.release": reason,
-            "shoal.batch.requests": len(entries),
-            "shoal.batch.rows": entry.rows,
-        }
-        record("queue", entry.trace, entry.arrived, began, now=at)
-        record("batch", entry.trace, began, began + ran, now=at, links=others, attributes=attributes)

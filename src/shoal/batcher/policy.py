@@ -14,8 +14,7 @@ PROMOTION = 1.0  # seconds of waiting that count as much as one step of priority
 MAX_PRIORITY = 10  # of either sign; beyond it counts as this
 WORTH_WAITING = 0.5  # of a run's fixed cost: time within which all who are expected have to come
 PATIENCE = 8.0  # times the usual gap; who is later than that is not waited for
-
-
+SMALL_FIXED = 0.2  # of a run that begins beside another: what its fixed cost may be, which the two could have shared
 FRESH = 1.0  # seconds for which the last run tells what the next one costs
 
 
@@ -36,6 +35,15 @@ class Outlook:
     seen: float = -math.inf  # when a client last came, or was answered
     gap: float = math.inf  # from then until the next one comes, as usual
     burst: float = math.inf  # from then until all have come who should ask again; nobody should: infinite
+    runs_at_once: int = 1  # that the model can make
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Runs that have not ended."""
+
+    rows: int
+    share_done: float  # seconds: when the last to begin has done half of its work, if two run at once
 
 
 class Release(StrEnum):
@@ -45,6 +53,7 @@ class Release(StrEnum):
     ADAPTIVE = "adaptive"  # as large as the latency target allows
     TIMEOUT = "timeout"  # one of its entries had waited as long as any may
     IDLE = "idle"  # the model was free, and nobody worth waiting for was expected
+    BESIDE = "beside"  # another one runs, and this one is large enough to begin beside it
     RETRY = "retry"  # part of a batch that failed
 
 
@@ -127,6 +136,26 @@ def rows_allowed(limits: BatchLimits, cost: Cost | None) -> int:
     return 1 if cost is None else cost.rows_within(limits.target_latency / 2, limits.max_rows)
 
 
+@dataclass(frozen=True, slots=True)
+class RunSize:
+    """Rows of one run."""
+
+    most: int
+    least_beside: int | None = None  # of one that begins while another runs; None: none does
+
+
+def run_size(limits: BatchLimits, outlook: Outlook) -> RunSize:
+    """Runs at once, and the next one that gathers meanwhile, share the rows that one run may have: nobody waits longer
+    for his turn, and the engine always has work, while the answers of one run go out and the next requests come in.
+    They pay where little of what each costs is fixed."""
+    most = rows_allowed(limits, outlook.cost)
+    if outlook.runs_at_once > 1 and outlook.cost is not None:
+        least, each = outlook.cost.rows_for_fixed(SMALL_FIXED), most // (outlook.runs_at_once + 1)
+        if least <= each:
+            return RunSize(each, math.ceil(least))
+    return RunSize(most)
+
+
 def decide(
     queue: Iterable[E],
     now: float,
@@ -137,20 +166,47 @@ def decide(
 
     Of the groups that are ready the one whose first entry has the lowest rank goes first.
     """
-    max_rows = rows_allowed(limits, outlook.cost)
-    groups: dict[Hashable, _Group[E]] = {}
-    for entry in queue:
-        groups.setdefault(entry.key, _Group()).add(entry, max_rows)
+    max_rows = run_size(limits, outlook).most
     wait = math.inf
-    for group in groups.values():  # in the order of their first entries
+    groups = _grouped(queue, max_rows)
+    for group in groups:
         if group.full:
-            return Flush(group.entries, Release.FULL if max_rows == limits.max_rows else Release.ADAPTIVE)
+            return Flush(group.entries, _why_full(limits, outlook))
         if now >= (latest := _latest_release(group, limits, outlook)):
             return Flush(group.entries, Release.TIMEOUT)
         if now >= (expected := _company_expected_until(group, outlook)):
             return Flush(group.entries, Release.IDLE)
         wait = min(wait, latest, expected)
     return WaitUntil(wait) if groups else None
+
+
+def decide_beside(
+    queue: Iterable[E], now: float, running: Running, limits: BatchLimits, outlook: Outlook
+) -> Flush[E] | WaitUntil | None:
+    """What to begin beside what runs. Two runs that begin together would end together, and leave nothing to compute
+    again: the second waits until the first one is half done. Only whose turn it is: who is overtaken might never have
+    one."""
+    size = run_size(limits, outlook)
+    if size.least_beside is None or not (groups := _grouped(queue, size.most)):
+        return None
+    first = groups[0]
+    if not size.least_beside <= first.rows <= rows_allowed(limits, outlook.cost) - running.rows:
+        return None
+    if now < running.share_done:
+        return WaitUntil(running.share_done)
+    return Flush(first.entries, _why_full(limits, outlook) if first.full else Release.BESIDE)
+
+
+def _grouped(queue: Iterable[E], max_rows: int) -> list[_Group[E]]:
+    """In the order of their first entries."""
+    groups: dict[Hashable, _Group[E]] = {}
+    for entry in queue:
+        groups.setdefault(entry.key, _Group()).add(entry, max_rows)
+    return list(groups.values())
+
+
+def _why_full(limits: BatchLimits, outlook: Outlook) -> Release:
+    return Release.FULL if rows_allowed(limits, outlook.cost) == limits.max_rows else Release.ADAPTIVE
 
 
 def _latest_release(group: _Group[E], limits: BatchLimits, outlook: Outlook) -> float:

@@ -1,7 +1,8 @@
 """What every engine offers. All above asks for capabilities, never for an engine by name.
 
-Engines are synchronous and used by one thread at a time, in a process of their own: a native engine that crashes
-takes nothing else with it. Only :meth:`LanguageEngine.interrupt` may come from another thread.
+Engines are synchronous and used by one thread at a time (a tensor engine by ``runs_at_once``), in a process of their
+own: a native engine that crashes takes nothing else with it. Only :meth:`LanguageEngine.interrupt` may come from
+another thread.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ import numpy.typing as npt
 from shoal.types import Tensors, TensorSpec, TokenId
 
 Logits = npt.NDArray[np.float32]
+
+RUNS_AT_ONCE: Final = 2  # of a tensor engine with several threads: one has work while another's answers go out
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class TensorEngine(ABC):
     outputs: tuple[TensorSpec, ...]
     batchable: bool = True  # may rows of several requests share a run? If not, the first axis may be anything
     streams: bool = False  # does it answer in parts?
+    runs_at_once: int = 1  # runs that may be made beside each other, each in a thread of its caller's
 
     @abstractmethod
     def run(self, inputs: Tensors) -> Tensors:

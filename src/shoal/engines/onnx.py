@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from shoal.engines.base import EngineOptions, TensorEngine
+from shoal.engines.base import RUNS_AT_ONCE, EngineOptions, TensorEngine
 from shoal.errors import EngineFailed, InvalidRequest, ModelLoadFailed
 from shoal.model_registry import check_inputs
 from shoal.types import Array, Tensors, TensorSpec
@@ -37,10 +37,13 @@ _DATATYPES = {
 class OnnxEngine(TensorEngine):
     """Runs the model in ``path``. In float32 a row's answer may differ in its last bits with the batch's size.
 
+    Runs beside each other share the threads: each computes itself what none of them has begun for it.
+
     Raises :class:`~shoal.errors.ModelLoadFailed`.
     """
 
     def __init__(self, path: Path, options: EngineOptions) -> None:
+        self.runs_at_once = min(RUNS_AT_ONCE, options.threads)
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1

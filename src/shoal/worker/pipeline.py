@@ -7,6 +7,7 @@ Without step processes all of it is one synchronous run (:class:`TensorPipeline`
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class TensorParts:
 
 
 class TensorPipeline:
-    """``preproc`` → ``engine`` → ``postproc``. Synchronous, used by one thread at a time.
+    """``preproc`` → ``engine`` → ``postproc``. Synchronous, used by as many threads at a time as the engine can be.
 
     Arrays pile up on the way, so that a later step may use what an earlier one made: pooling needs the attention
     mask that tokenisation has written. Clients get the outputs of the last step alone.
@@ -63,6 +64,7 @@ class TensorPipeline:
         self._engine = engine
         self._preproc = preproc
         self._postproc = postproc
+        self._steps = threading.Lock()  # are used by one thread at a time
         #: What clients send and get; empty where the model does not say.
         self.inputs, self.outputs = _ends(preproc.info, engine, postproc.info)
 
@@ -75,6 +77,10 @@ class TensorPipeline:
     def streams(self) -> bool:
         """Does the model answer in parts?"""
         return self._engine.streams
+
+    @property
+    def runs_at_once(self) -> int:
+        return self._engine.runs_at_once
 
     def run(self, inputs: Tensors) -> Tensors:
         """Raises :class:`~shoal.errors.InvalidRequest` and :class:`~shoal.errors.EngineFailed`."""
@@ -94,11 +100,15 @@ class TensorPipeline:
             return inputs, inputs
         if self.inputs:  # an engine looks at its inputs itself
             check_inputs(inputs, self.inputs)
-        made = inputs | self._preproc.run(inputs)[0]
+        with self._steps:
+            made = inputs | self._preproc.run(inputs)[0]
         return made, pick(made, self._engine.inputs)
 
     def _finish(self, made: Tensors, outputs: Tensors) -> Tensors:
-        return self._postproc.run(made | outputs)[1] if self._postproc.info else outputs
+        if not self._postproc.info:
+            return outputs
+        with self._steps:
+            return self._postproc.run(made | outputs)[1]
 
     def close(self) -> None:
         self._engine.close()

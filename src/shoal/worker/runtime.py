@@ -85,7 +85,7 @@ class LanguageRuntime:
 
 
 class TensorRuntime:
-    """A tensor model in this process: its rows are batched, its engine runs in a thread of its own.
+    """A tensor model in this process: its rows are batched, its engine runs in threads of its own.
 
     Whether its rows may be batched is what ``info`` says. ``on_unhealthy`` is called with the reason when a run has
     not ended after ``run_limit`` seconds: nothing but a new process helps then. ``steps``: what runs around the engine
@@ -113,12 +113,15 @@ class TensorRuntime:
         self.infer_now = self._infer_now if instant else None
         self._run_limit = run_limit
         self._on_unhealthy = on_unhealthy
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"engine {info.name}")
-        self._turn = asyncio.Lock()
+        runs = pipeline.runs_at_once if info.batchable else 1
+        self._threads = ThreadPoolExecutor(max_workers=runs, thread_name_prefix=f"engine {info.name}")
+        self._turn = asyncio.Semaphore(runs)
         self._batcher: Batcher | None = None
         if info.batchable:
             padding = Padding(buckets, inputs=pipeline.inputs, outputs=pipeline.outputs)
-            self._batcher = Batcher(self._execute, limits, padding=padding, model=info.name, observer=observer)
+            self._batcher = Batcher(
+                self._execute, limits, padding=padding, model=info.name, observer=observer, runs_at_once=runs
+            )
         self._in_flight = 0
 
     def load(self) -> Load:
@@ -177,12 +180,12 @@ class TensorRuntime:
                 yield part
         finally:
             # In the same thread, so behind a step that still runs.
-            self._thread.submit(parts.close)
+            self._threads.submit(parts.close)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         loop = asyncio.get_running_loop()
         async with self._turn:  # so that the time of the watch is the engine's alone
-            work = self._thread.submit(function, *arguments)
+            work = self._threads.submit(function, *arguments)
             watch = loop.call_later(self._run_limit, self._look_at, work)
             try:
                 return await asyncio.wrap_future(work)
@@ -205,5 +208,5 @@ class TensorRuntime:
             await self._steps.close()
         if self._batcher is not None:
             await self._batcher.close()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._pipeline.close()

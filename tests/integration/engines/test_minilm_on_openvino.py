@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -98,6 +99,26 @@ def test_after_a_failure_it_computes_as_before(monkeypatch: pytest.MonkeyPatch) 
     expected = other.run(good)["hidden"]
     monkeypatch.setattr(other, "_check_shapes", lambda shapes: None)
     for _ in range(3):
+        with pytest.raises(EngineFailed, match="OpenVINO failed"):
+            other.run({"input_ids": good["input_ids"], "attention_mask": np.ones((2, 9), np.int64)})
+        assert np.array_equal(other.run(good)["hidden"], expected)
+
+
+def test_runs_beside_each_other_give_the_bits_that_each_gives_alone() -> None:
+    inputs = [rows(count, length) for count, length in ((16, 64), (1, 5), (7, 33), (16, 64))]
+    alone = [engine(2).run(one)["hidden"] for one in inputs]
+    with ThreadPoolExecutor(engine(2).runs_at_once) as threads:
+        for _ in range(5):
+            beside = list(threads.map(lambda one: engine(2).run(one)["hidden"], inputs))
+            for got, expected in zip(beside, alone, strict=True):
+                assert np.array_equal(got, expected)
+
+
+def test_after_a_failure_beside_another_run_it_computes_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    good, other = rows(2, 8), OpenVINOTensorEngine(minilm_folder() / "model.onnx", EngineOptions(2))
+    expected = other.run(good)["hidden"]
+    monkeypatch.setattr(other, "_check_shapes", lambda shapes: None)
+    with other._lane():  # as if another one ran
         with pytest.raises(EngineFailed, match="OpenVINO failed"):
             other.run({"input_ids": good["input_ids"], "attention_mask": np.ones((2, 9), np.int64)})
         assert np.array_equal(other.run(good)["hidden"], expected)

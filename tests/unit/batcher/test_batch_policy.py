@@ -17,11 +17,15 @@ from shoal.batcher.policy import (
     Flush,
     Outlook,
     Release,
+    Running,
+    RunSize,
     WaitUntil,
     decide,
+    decide_beside,
     is_too_late,
     rank,
     rows_allowed,
+    run_size,
 )
 
 LIMITS = BatchLimits(max_rows=8, max_wait=0.5)
@@ -108,6 +112,74 @@ def test_a_full_batch_does_not_wait_behind_one_that_gathers() -> None:
 def test_of_two_ready_batches_the_older_goes_first() -> None:
     queue = [Queued(1, 0.0, "a"), Queued(8, 0.1, "b")]
     assert decide(queue, 0.6, LIMITS) == Flush([queue[0]], Release.TIMEOUT)
+
+
+# -- two runs at once
+
+
+BY_ROWS = Cost(fixed=0.7, per_row=1.0)  # seconds: of a run of three rows less than a fifth is fixed
+TWELVE = BatchLimits(max_rows=12, max_wait=0.5)  # four for each of two runs, and for one that gathers
+
+
+def two_at_once(cost: Cost | None = BY_ROWS) -> Outlook:
+    return Outlook(cost, 10.0, 10.0, runs_at_once=2)
+
+
+@pytest.mark.parametrize(
+    ("outlook", "expected"),
+    [
+        (two_at_once(), RunSize(4, least_beside=3)),
+        (two_at_once(Cost(0.0, 1.0)), RunSize(4, least_beside=1)),
+        (two_at_once(Cost(1.1, 1.0)), RunSize(12)),  # of four rows it would be more than a fifth
+        (two_at_once(Cost(1.0, 0.0)), RunSize(12)),
+        (two_at_once(None), RunSize(12)),  # it is not known whether they pay
+        (Outlook(BY_ROWS), RunSize(12)),
+    ],
+)
+def test_two_runs_and_the_next_share_the_rows_of_one_where_little_is_fixed(outlook: Outlook, expected: RunSize) -> None:
+    assert run_size(TWELVE, outlook) == expected
+
+
+def test_the_first_of_two_runs_leaves_rows_to_the_second_and_to_the_next() -> None:
+    queue = [Queued(1, 10.0) for _ in range(12)]
+    assert decide(queue, 10.0, TWELVE, two_at_once()) == Flush(queue[:4], Release.FULL)
+    assert decide_beside(queue[4:], 10.0, Running(4, 10.0), TWELVE, two_at_once()) == Flush(queue[4:8], Release.FULL)
+
+
+def test_a_second_run_begins_once_little_of_its_cost_is_fixed() -> None:
+    queue = [Queued(1, 10.0) for _ in range(3)]
+    assert decide_beside(queue[:2], 10.0, Running(4, 10.0), TWELVE, two_at_once()) is None
+    assert decide_beside(queue, 10.0, Running(4, 10.0), TWELVE, two_at_once()) == Flush(queue, Release.BESIDE)
+    assert decide_beside(queue, 10.0, Running(4, 10.0), TWELVE, two_at_once(Cost(9.0, 1.0))) is None
+    assert decide_beside([], 10.0, Running(4, 10.0), TWELVE, two_at_once()) is None
+
+
+def test_a_second_run_begins_when_the_first_one_is_half_done() -> None:
+    """So one of them has work when the other one ends."""
+    queue = [Queued(1, 10.0) for _ in range(4)]
+    assert decide_beside(queue, 10.0, Running(4, 12.0), TWELVE, two_at_once()) == WaitUntil(12.0)
+    assert decide_beside(queue, 12.0, Running(4, 12.0), TWELVE, two_at_once()) == Flush(queue, Release.FULL)
+
+
+def test_two_runs_have_no_more_rows_than_one_may_have() -> None:
+    queue = [Queued(3, 10.0)]
+    assert decide_beside(queue, 10.0, Running(9, 10.0), TWELVE, two_at_once()) == Flush(queue, Release.BESIDE)
+    assert decide_beside(queue, 10.0, Running(10, 10.0), TWELVE, two_at_once()) is None
+    assert decide_beside([Queued(12, 10.0)], 10.0, Running(1, 10.0), TWELVE, two_at_once()) is None
+
+
+def test_nobody_overtakes_in_a_second_run() -> None:
+    """Else, as long as one of two runs, who has too little company might never have a turn."""
+    queue = [Queued(1, 9.0, "a"), *(Queued(1, 10.0, "b") for _ in range(4))]
+    assert decide_beside(queue, 10.0, Running(4, 10.0), TWELVE, two_at_once()) is None
+
+
+def test_with_a_target_two_runs_share_the_rows_that_it_allows() -> None:
+    limits = BatchLimits(max_rows=32, target_latency=2 * (0.7 + 9 * 1.0))
+    queue = [Queued(1, 10.0) for _ in range(6)]
+    assert run_size(limits, two_at_once()) == RunSize(3, least_beside=3)
+    assert decide(queue, 10.0, limits, two_at_once()) == Flush(queue[:3], Release.ADAPTIVE)
+    assert decide_beside(queue[3:], 10.0, Running(3, 10.0), limits, two_at_once()) == Flush(queue[3:], Release.ADAPTIVE)
 
 
 # -- the latency target

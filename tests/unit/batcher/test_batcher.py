@@ -675,6 +675,157 @@ def test_a_stream_that_is_asked_for_as_a_whole_is_refused() -> None:
     simulate(scene())
 
 
+# -- two runs at once
+
+
+class Shared:
+    """An engine whose runs share its time; a row costs a second of it."""
+
+    def __init__(self, fixed: float = 0.0) -> None:
+        self._fixed = fixed
+        self._running: dict[object, float] = {}  # what each has yet to do
+        self.sizes: list[int] = []
+        self.most = 0  # runs at a time
+
+    async def __call__(self, inputs: Tensors) -> AsyncGenerator[Tensors]:
+        run, count = object(), len(inputs["x"])
+        self.sizes.append(count)
+        self._running[run] = self._fixed + count
+        self.most = max(self.most, len(self._running))
+        try:
+            while self._running[run] > 1e-6:
+                await asyncio.sleep(0.25)
+                self._running[run] -= 0.25 / len(self._running)
+            yield {"y": inputs["x"] * 2}
+        finally:
+            del self._running[run]
+
+    @property
+    def runs(self) -> int:
+        return len(self._running)
+
+
+async def learned(model: Shared) -> Batcher:
+    """A batcher that knows what a run costs."""
+    batcher = Batcher(model, BatchLimits(12, 0.5, 64), runs_at_once=2)
+    for _ in range(10):
+        await values(batcher, 1)
+        await values(batcher, 2, 3, 4, 5, 6, 7, 8)
+    model.sizes.clear()
+    model.most = 0
+    return batcher
+
+
+def test_where_rows_cost_most_two_runs_share_the_engine() -> None:
+    async def scene() -> None:
+        model = Shared()
+        batcher = await learned(model)
+        answers = await asyncio.gather(*(values(batcher, number) for number in range(20)))
+        assert answers == [[2 * number] for number in range(20)]
+        assert model.most == 2
+        assert max(model.sizes) == 4
+
+    simulate(scene())
+
+
+def test_where_a_run_costs_most_by_itself_there_is_one_at_a_time() -> None:
+    async def scene() -> None:
+        model = Shared(fixed=5.0)
+        batcher = await learned(model)
+        await asyncio.gather(*(values(batcher, number) for number in range(20)))
+        assert model.most == 1
+        assert model.sizes[0] == 12
+
+    simulate(scene())
+
+
+def test_a_model_that_makes_one_run_at_a_time_is_never_asked_for_two() -> None:
+    async def scene() -> None:
+        model = Shared()
+        batcher = Batcher(model, BatchLimits(8, 0.5, 64))
+        for _ in range(5):
+            await asyncio.gather(*(values(batcher, number) for number in range(20)))
+        assert model.most == 1
+
+    simulate(scene())
+
+
+def test_a_long_request_is_shared_by_two_runs_and_comes_back_in_order() -> None:
+    async def scene() -> None:
+        model = Shared()
+        batcher = await learned(model)
+        assert await values(batcher, *range(12)) == [2 * number for number in range(12)]
+        assert (model.sizes, model.most) == ([6, 6], 2)
+
+    simulate(scene())
+
+
+def test_who_is_answered_by_one_run_has_the_next_while_the_other_goes_on() -> None:
+    """With one run at a time the model would have nothing to do while answers and requests are on their way."""
+
+    async def scene() -> None:
+        model = Shared()
+        batcher = await learned(model)
+        idle = 0.0
+
+        async def client() -> None:
+            for _ in range(20):
+                await values(batcher, 1)
+                await asyncio.sleep(0.5)  # on the way
+
+        async def look() -> None:
+            nonlocal idle
+            while True:
+                await asyncio.sleep(0.1)
+                idle += 0.1 * (not model.runs)
+
+        watch = asyncio.create_task(look())
+        await asyncio.sleep(0.05)
+        began = now()
+        await asyncio.gather(*(client() for _ in range(8)))
+        took = now() - began
+        watch.cancel()
+        assert idle / took < 0.02
+
+    simulate(scene())
+
+
+def test_a_run_that_fails_leaves_the_one_beside_it_alone() -> None:
+    async def scene() -> None:
+        shared = Shared()
+
+        async def model(inputs: Tensors) -> AsyncGenerator[Tensors]:
+            async for outputs in shared(inputs):
+                if 13 in inputs["x"]:
+                    raise InvalidRequest("no 13 here")
+                yield outputs
+
+        batcher = await learned(shared)
+        batcher._execute = model
+        answers = await asyncio.gather(*(values(batcher, number) for number in range(10, 18)), return_exceptions=True)
+        assert isinstance(answers[3], InvalidRequest)
+        assert [answer for answer in answers if not isinstance(answer, InvalidRequest)] == [
+            [2 * number] for number in range(10, 18) if number != 13
+        ]
+
+    simulate(scene())
+
+
+def test_closing_answers_everybody_in_both_runs() -> None:
+    async def scene() -> None:
+        model = Shared()
+        batcher = await learned(model)
+        asked = [asyncio.create_task(values(batcher, number)) for number in range(12)]
+        await asyncio.sleep(3.0)
+        assert model.runs == 2
+        await batcher.close()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {ModelUnavailable}
+        assert model.runs == 0
+
+    simulate(scene())
+
+
 # -- shapes, and the latency target
 
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
 import numpy as np
@@ -305,3 +308,24 @@ async def test_closing_ends_the_step_processes() -> None:
     steps = MemorySteps(PARSE)
     await around(Increment(), steps).close()
     assert steps.closed
+
+
+class OneAtATime(Parse):
+    """A step that cannot be used by two threads."""
+
+    def __init__(self) -> None:
+        self._used = threading.Lock()
+
+    def __call__(self, tensors: Tensors) -> Tensors:
+        assert self._used.acquire(blocking=False)
+        time.sleep(0.001)
+        self._used.release()
+        return super().__call__(tensors)
+
+
+def test_runs_at_once_use_the_steps_one_after_the_other() -> None:
+    pipeline = TensorPipeline(Increment(), preproc=Chain([("parse", OneAtATime())]), postproc=JOIN)
+    asked = [np.array([str(number).encode()], np.object_) for number in range(20)]
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda text: pipeline.run({"text": text})["joined"].tolist(), asked))
+    assert answers == [[[number + 1, len(str(number))]] for number in range(20)]

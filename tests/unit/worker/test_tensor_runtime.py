@@ -212,3 +212,29 @@ async def test_requests_that_wait_for_their_turn_are_no_long_run() -> None:
     await asyncio.gather(*(answer(runtime, value) for value in range(8)))
     assert reasons == []
     await runtime.close()
+
+
+class Pair(Adder):
+    """Two runs wait for each other."""
+
+    runs_at_once = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._both = threading.Barrier(2)
+
+    def run(self, inputs: Tensors) -> Tensors:
+        self._both.wait(10)
+        return super().run(inputs)
+
+
+async def test_an_engine_that_can_makes_two_runs_at_once() -> None:
+    runtime = made(Pair())
+
+    async def run(number: int) -> list[int]:
+        (part,) = [part async for part in runtime._execute({"x": np.array([number])})]
+        added: list[int] = part["y"].tolist()
+        return added
+
+    assert await asyncio.gather(*map(run, range(4))) == [[1], [2], [3], [4]]
+    await runtime.close()
