@@ -11,7 +11,8 @@ import argparse
 import statistics
 import time
 import urllib.request
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Final
 
 import psutil
@@ -28,9 +29,9 @@ STEPS: Final = "shoal_engine_step_seconds"
 ROWS: Final = "shoal_engine_step_rows"
 
 
-def cpu_seconds(family: Family) -> Counter[str]:
+def cpu_seconds(family: Family) -> Mapping[str, float]:
     """By what spends it; this process is the client."""
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     for process in family.members():
         command = process.cmdline()
         is_engine = "shoal.worker.engine_host" in command
@@ -43,16 +44,20 @@ def cpu_seconds(family: Family) -> Counter[str]:
     return spent
 
 
-def told(url: str) -> Counter[str]:
+def told(url: str) -> Mapping[str, float]:
     """What the engine has told of its steps."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for line in lines:
         name = line.partition("{")[0]
         if name in {f"{STEPS}_sum", f"{STEPS}_count", f"{ROWS}_sum"}:
             found[name] += float(line.rpartition(" ")[2])
     return found
+
+
+def _since(before: Mapping[str, float], now: Mapping[str, float]) -> Mapping[str, float]:
+    return {name: value - before.get(name, 0.0) for name, value in now.items()}
 
 
 def measured(engine: str, clients: int, seconds: float) -> dict[str, float]:
@@ -64,9 +69,9 @@ def measured(engine: str, clients: int, seconds: float) -> dict[str, float]:
         time.sleep(TOLD_WITHIN)
         cpu, steps = cpu_seconds(family), told(url)
         done = load(url, clients, seconds, ANSWER_TOKENS, seed=2)
-        cpu = Counter({name: value - cpu[name] for name, value in cpu_seconds(family).items()})
+        cpu = _since(cpu, cpu_seconds(family))
         time.sleep(TOLD_WITHIN)
-        steps = Counter({name: value - steps[name] for name, value in told(url).items()})
+        steps = _since(steps, told(url))
     tokens = sum(record.tokens for record in done.records)
     count = steps[f"{STEPS}_count"]
     figures = {f"CPU a token: {name}": spent / tokens * 1e6 for name, spent in sorted(cpu.items())}

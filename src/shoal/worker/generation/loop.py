@@ -12,8 +12,8 @@ import logging
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from shoal.aio import Tasks
 from shoal.clock import now
@@ -22,6 +22,7 @@ from shoal.errors import DeadlineExceeded, EngineFailed, ModelUnavailable, Shoal
 from shoal.messages import Chunk, Generate, Load
 from shoal.types import FinishReason
 from shoal.worker.generation.answer import Answer
+from shoal.worker.generation.engine_thread import EngineThread
 from shoal.worker.generation.intake import Intake
 from shoal.worker.generation.prepare import EncodePrompt, Preparer
 from shoal.worker.generation.progress import NO_OBSERVER, Progress, StepObserver
@@ -82,7 +83,7 @@ class GenerationLoop:
         self._soundness = Soundness()
         self._parked = 0  # as it was last told
         self._arrival = asyncio.Event()
-        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._engine_thread = EngineThread()
         self._tasks = Tasks()
         self._closed = False
         self.healthy = True
@@ -169,7 +170,6 @@ class GenerationLoop:
             self._break("the server failed while it generated")
 
     async def _generate_steps(self) -> None:
-        loop = asyncio.get_running_loop()
         news: list[_News] = []
         while True:
             self._arrival.clear()
@@ -183,7 +183,7 @@ class GenerationLoop:
                 continue
             self._step = Step(rows)
             began = self._begin(rows)
-            ended = loop.run_in_executor(self._engine_thread, self._stepper.run, self._step)
+            ended = self._engine_thread.run(partial(self._stepper.run, self._step))
             # The loop's next look at its sockets lets go of the interpreter, so the engine begins before the delivery.
             await asyncio.sleep(0)
             self._deliver(news)
@@ -292,8 +292,8 @@ class GenerationLoop:
         if self._step is not None:
             self._stepper.interrupt(self._step)
         self._intake.close()
-        closing = asyncio.get_running_loop().run_in_executor(self._engine_thread, self._engine.close)
-        self._engine_thread.shutdown(wait=False)
+        closing = self._engine_thread.run(self._engine.close)
+        self._engine_thread.close()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await closing
