@@ -40,13 +40,13 @@ def _body(model: str, number: int, sizes: Sizes) -> Any:
 _SCENARIO: Final = Scenario("/v1/completions", True, _body, lambda answer, sizes: True)
 
 
-def _warm_up(url: str, server: Server, clients: int) -> None:
+def warm_up(url: str, server: Server, clients: int) -> None:
     """Short answers: a server that takes long for one is warm after it."""
-    _load(url, clients, seconds=0.1, tokens=8, seed=1)
+    load(url, clients, seconds=0.1, tokens=8, seed=1)
 
 
 def _measure(url: str, server: Server, clients: int, seconds: float) -> Figures:
-    done = _load(url, clients, seconds, ANSWER_TOKENS, seed=2)
+    done = load(url, clients, seconds, ANSWER_TOKENS, seed=2)
     summary = summarise(done)
     latency, first = summary.latency, summary.first_token
     assert latency is not None
@@ -54,7 +54,7 @@ def _measure(url: str, server: Server, clients: int, seconds: float) -> Figures:
     return Figures(rate=summary.tokens_per_second, p50=latency.p50, p99=latency.p99, first_p50=first.p50)
 
 
-def _load(url: str, clients: int, seconds: float, tokens: int, seed: int) -> Run:
+def load(url: str, clients: int, seconds: float, tokens: int, seed: int) -> Run:
     """Raises :class:`Wrong` unless every answer is as long as was asked for."""
     plan = Plan(
         url=url,
@@ -105,7 +105,7 @@ GENERATION: Final = Contest(
     ),
     clients=8,
     check=_check,
-    warm_up=_warm_up,
+    warm_up=warm_up,
     measure=_measure,
     models=("smollm2",),
     start_within=300,

@@ -11,8 +11,8 @@ multiples of ``CHUNK``. So:
   other last bits already for two. So an answer that is taken up again is replayed a token a step.
 
 It needs flash attention off, which adds in another order from 64 tokens a call on, and past 256 positions where a
-row is alone on several threads; and a buffer for every sequence, so that nobody's cells lie between a row's own. On
-SmolLM2 in Q4_1 all this costs no measurable speed.
+row is alone on several threads; and a buffer for every sequence, so that nobody's cells lie between a row's own. What
+that costs SmolLM2 is in ``docs/performance.md``: a tenth of a prompt, and on two threads a fifth of a step.
 
 **Where it does not hold.** Measured with weights of one type on an AVX2 build: how a prompt is cut changes no bit,
 whatever the type. Rows of one token get the same bits alone and together for Q4_0, Q4_1, Q5_0, Q8_0 and IQ4_NL; for

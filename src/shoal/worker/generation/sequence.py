@@ -53,10 +53,15 @@ class TokenSequence:
         return tuple(self.output[said : said + count])
 
     def append(self, token: TokenId, eos_ids: frozenset[TokenId]) -> FinishReason | None:
-        """Add a token of the output; says whether the answer ends with it. Stop strings are not seen here."""
+        """Add a token of the output; says whether the answer ends with it."""
+        reason = self.ends_with(token, eos_ids)
         self.output.append(token)
+        return reason
+
+    def ends_with(self, token: TokenId, eos_ids: frozenset[TokenId]) -> FinishReason | None:
+        """Would the answer end with this token, and why? Stop strings are not seen here."""
         if token in eos_ids and not self.sampling.ignore_eos:
             return FinishReason.STOP
         if self.constraint is not None and self.constraint.complete:
             return FinishReason.STOP
-        return FinishReason.LENGTH if self.length >= self.max_length else None
+        return FinishReason.LENGTH if self.length + 1 >= self.max_length else None

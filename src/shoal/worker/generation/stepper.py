@@ -30,6 +30,11 @@ class Step:
     rows: Sequence[Planned]
     unwanted: threading.Event = field(default_factory=threading.Event)  # nobody waits for any of its rows
     computed: threading.Event = field(default_factory=threading.Event)  # the engine did its part, at least for a row
+    last: threading.Event = field(default_factory=threading.Event)  # of its chain: the next has to be planned
+
+    def followed_by(self, rows: Sequence[Planned]) -> Step:
+        """The next of its chain, of the same sequences."""
+        return Step(rows, unwanted=self.unwanted, last=self.last)
 
 
 class Stepper:
