@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import resource
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from shoal.worker.generation.sampler import Sampled
 from shoal.worker.generation.scheduler import Limits, Planned, Scheduler
 from shoal.worker.generation.sequence import TokenSequence
 from shoal.worker.generation.soundness import SPOILED_STEPS, Soundness
+from shoal.worker.generation.step_limit import StepLimit, StepWatch
 from shoal.worker.generation.stepper import NotFinite, Outcome, Step, Stepper
 
 logger = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ class GenerationLoop:
     ) -> None:
         self._engine = engine
         self._observer = observer
-        self._step_seconds = limits.step_seconds
+        self._step_limit = StepLimit(limits.step_seconds)
         self._scheduler = Scheduler(engine.capabilities, limits)
         self._intake = Intake(Preparer(engine, encode_prompt, cache_salt))
         self._stepper = Stepper(engine)
@@ -187,7 +189,7 @@ class GenerationLoop:
             # The loop's next look at its sockets lets go of the interpreter, so the engine begins before the delivery.
             await asyncio.sleep(0)
             self._deliver(news)
-            outcomes = await self._outcomes(ended)
+            outcomes = await self._outcomes(self._step, ended, began)
             self._measure(self._step, now() - began)
             news = self._commit(self._step, outcomes)
             self._watch(self._step, outcomes)
@@ -204,10 +206,11 @@ class GenerationLoop:
             scheduler.preempted, scheduler.recomputed, self._parked = Counter(), 0, parked
 
     def _measure(self, step: Step, seconds: float) -> None:
-        sizes = [(len(planned.row.tokens), planned.row.generated) for planned in step.rows]
-        self._observer.stepped(len(sizes), sum(size for size, _ in sizes), seconds)
+        self._observer.stepped(len(step.rows), step.tokens, seconds)
         if step.computed.is_set() and not step.unwanted.is_set():
-            self._scheduler.pace.observe(sum(size for size, generated in sizes if not generated), seconds)
+            self._step_limit.observe(step.tokens, seconds)
+            prompts = sum(len(planned.row.tokens) for planned in step.rows if not planned.row.generated)
+            self._scheduler.pace.observe(prompts, seconds)
 
     def _begin(self, rows: Iterable[Planned]) -> float:
         """Note for each answer when it was first worked on. Returns the time."""
@@ -218,10 +221,12 @@ class GenerationLoop:
                 answer.progress.begun = answer.progress.begun or at
         return at
 
-    async def _outcomes(self, ended: asyncio.Future[list[Outcome]]) -> list[Outcome]:
-        await asyncio.wait([ended], timeout=self._step_seconds)
-        if not ended.done():
-            raise _Broken(f"the engine has not ended its step for {self._step_seconds:g} seconds")
+    async def _outcomes(self, step: Step, ended: asyncio.Future[list[Outcome]], began: float) -> list[Outcome]:
+        watch = StepWatch(self._step_limit.seconds(step.tokens), began, _pages_read())
+        while not ended.done():
+            await asyncio.wait([ended], timeout=watch.pause)
+            if not ended.done() and watch.look(now(), _pages_read()):
+                raise _Broken(f"the engine has not ended its step for {watch.limit:.3g} seconds")
         return ended.result()
 
     def _commit(self, step: Step, outcomes: Iterable[Outcome]) -> list[_News]:
@@ -299,6 +304,11 @@ class GenerationLoop:
                 await closing
         except TimeoutError:
             logger.error("the engine does not end its step", extra={"action": "engine_stuck"})
+
+
+def _pages_read() -> int:
+    """From a disk, because this process needed them and they were not in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
 def _too_late(sequence: TokenSequence) -> DeadlineExceeded:

@@ -31,6 +31,10 @@ class Step:
     unwanted: threading.Event = field(default_factory=threading.Event)  # nobody waits for any of its rows
     computed: threading.Event = field(default_factory=threading.Event)  # the engine did its part, at least for a row
 
+    @property
+    def tokens(self) -> int:
+        return sum(len(planned.row.tokens) for planned in self.rows)
+
 
 class Stepper:
     def __init__(self, engine: LanguageEngine) -> None:
