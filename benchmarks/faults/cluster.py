@@ -23,6 +23,7 @@ from faults.engines import SWITCHES
 from faults.hosts import HERE, Hosts
 from faults.processes import START_TIMEOUT, Process
 from faults.proxy import Link, Proxy
+from faults.spans import DELAY, Collector
 
 BENCHMARKS = Path(__file__).parent.parent
 MODEL = "subject"
@@ -34,13 +35,14 @@ DRAIN = 1.0  # seconds: shorter than an answer, so that some are handed on
 @dataclass(frozen=True)
 class Plan:
     """What to start. ``cached``: with a response cache on a small disk of its own; ``hosts``: the first worker is on
-    another host, where that can be had."""
+    another host, where that can be had; ``traced``: every process tells what it does for requests that ask for it."""
 
     uri: str = OBEDIENT
     workers: int = 4
     coordinators: int = 2
     cached: bool = False
     hosts: bool = False
+    traced: bool = False
 
 
 class Cluster:
@@ -54,6 +56,9 @@ class Cluster:
         self.link = Link()
         self.hosts = Hosts() if plan.hosts else None
         self.version = 1  # of the model, that is live
+        self.struck: Process | None = None  # the worker that the last blow fell on, or on its engine
+        self.collector = Collector() if plan.traced else None
+        self._absent: Process | None = None  # a worker that is not started again
         self._stopping = False
         self._environment = {
             **self.clock.environment,
@@ -63,6 +68,12 @@ class Cluster:
             "SHOAL_COORDINATOR_ADMIN": "any",  # from between hosts it is not local
             "SHOAL_WORKER_DRAIN_TIMEOUT": str(DRAIN),
         }
+        if self.collector is not None:
+            self._environment |= {
+                "SHOAL_TELEMETRY_OTLP_ENDPOINT": self.collector.address,
+                "SHOAL_TELEMETRY_SAMPLE": "0",  # beside those that are asked for
+                "OTEL_BSP_SCHEDULE_DELAY": str(round(DELAY * 1000)),
+            }
         (folder / "switches").mkdir()
         self.disk.mkdir()
         if plan.cached:
@@ -118,10 +129,22 @@ class Cluster:
         """Start again what ends, as any supervisor would."""
         while not self._stopping:
             for process in (*self.coordinators, *self.workers):
-                if not process.runs and not self._stopping:
+                if not process.runs and process is not self._absent and not self._stopping:
                     time.sleep(0.3)
                     process.start()
             time.sleep(0.05)
+
+    @contextlib.contextmanager
+    def without(self, worker: Process) -> Iterator[None]:
+        """Nothing runs, and there is one worker fewer."""
+        self._absent = worker
+        worker.main.kill()
+        self.until_ready()
+        try:
+            yield
+        finally:
+            self._absent = None
+            self.until_ready()
 
     def stop(self) -> None:
         self._stopping = True
@@ -136,6 +159,8 @@ class Cluster:
         if self.hosts is not None:
             self.hosts.remove()
         self.clock.close()
+        if self.collector is not None:
+            self.collector.close()
         if os.path.ismount(self.disk):
             subprocess.run(["umount", self.disk], capture_output=True)
 
@@ -153,7 +178,7 @@ class Cluster:
     def _is_ready(self, address: str) -> bool:
         workers = self.workers_of(address)
         live = f"{MODEL}@{self.version}"
-        return len(workers) == len(self.workers) and all(
+        return len(workers) == len(self.workers) - (self._absent is not None) and all(
             worker["state"] == "ready"
             and not worker["suspect"]
             and any(held["model"] in (live, MODEL) and held["state"] == "ready" for held in worker["models"])

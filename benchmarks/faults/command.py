@@ -20,7 +20,7 @@ from faults.load import Load, Stream
 from faults.rounds import SHAPES, complaints, measure
 from faults.scenarios import FAULTS, Fault
 from faults.soak import soak
-from faults.table import markdown, plain
+from faults.table import explained, markdown, plain
 from faults.verdict import Verdict
 
 QUICK = (
@@ -42,8 +42,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--only", action="append", default=[], help="a part of a fault's name; may be repeated")
     parser.add_argument("--quick", action="store_true", help="a few faults, once each, with 40 streams on 3 workers")
-    parser.add_argument("--long", action="store_true", help="also what takes minutes to be noticed")
     parser.add_argument("--model", help="a real model, such as smollm2, in place of the one that costs nothing")
+    parser.add_argument("--stages", action="store_true", help="also where the pauses went; needs the extra 'otel'")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="steady load with a fault every 15 s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
@@ -53,13 +53,12 @@ def arguments() -> argparse.Namespace:
 def chosen(options: argparse.Namespace) -> list[Fault]:
     parts = options.only or (QUICK if options.quick else ("",))
     found = [fault for fault in FAULTS if any(part in fault.name for part in parts)]
-    found = [fault for fault in found if options.long or options.only or not fault.long]
     return [fault for fault in found if not (options.model and fault.obedient)]
 
 
 def plan_of(fault: Fault, options: argparse.Namespace) -> Plan:
     plan = fault.plan or Plan(workers=options.workers)
-    return replace(plan, uri=options.model or OBEDIENT)
+    return replace(plan, uri=options.model or OBEDIENT, traced=options.stages)
 
 
 def verdicts(options: argparse.Namespace, faults: Sequence[Fault], load: Load) -> Iterator[tuple[Fault, Verdict]]:
@@ -84,7 +83,7 @@ def main() -> None:
     move_to_own_network()
     if options.quick:
         options.rounds, options.streams, options.workers = 1, 40, 3
-    load = Load(options.streams, chat=options.model is not None)
+    load = Load(options.streams, chat=options.model is not None, traced=options.stages)
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", file=sys.stderr)
     if options.soak:
         sys.exit(soak(options, load))
@@ -98,4 +97,6 @@ def main() -> None:
         if options.json:
             options.json.write_text(json.dumps([plain(each) for each in found], indent=1))
     print(markdown(found))
+    if options.stages:
+        print(f"\n{explained(found)}")
     sys.exit(broken)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
+from faults.again import explain
 from faults.cluster import Cluster
 from faults.leftovers import left_behind
 from faults.load import Load, Shape, Stream
@@ -24,6 +25,7 @@ async def once(
 ) -> tuple[list[Stream], float]:
     """What the clients got, and when the blow fell, as wall-clock time."""
     asked = asyncio.create_task(load.run(cluster.addresses, shape))
+    cluster.struck = None
     await asyncio.sleep(chance.uniform(FIRST, LAST))
     struck = time.time()
     await asyncio.to_thread(fault.strike, cluster, chance)
@@ -50,6 +52,8 @@ def measure(
         verdict.moved += int(max(0.0, cluster.metric(RETRIES) - retries))
         verdict.notice(cluster.noticed(struck))
         cluster.until_ready()
+        if load.traced:
+            explain(cluster, load, streams, struck, verdict)
         verdict.left += left_behind(cluster, before)
     return verdict
 

@@ -20,6 +20,7 @@ Act = Callable[[Cluster, random.Random], None]
 
 KILLED = 0.2  # seconds until the end of a process or a connection is noticed
 SILENT = 1.0  # and a process that is frozen, or cut off without a word
+HUNG = 6.0  # and an engine whose step does not end
 ENDED = 30.0  # and an engine that is of no use has ended
 EAT = 64 * 2**20  # bytes an engine may still take before its memory is at an end
 CGROUP = Path("/sys/fs/cgroup/memory/shoal-faults")
@@ -40,7 +41,6 @@ class Fault:
     within: float | None = None
     quiet: bool = False
     obedient: bool = False  # needs the engine that does what it is told
-    long: bool = False  # takes minutes
     plan: Plan | None = None  # of a cluster of its own
     needs: Callable[[Cluster], str] = lambda cluster: ""  # why it cannot be tried here
 
@@ -49,7 +49,8 @@ class Fault:
 
 
 def _worker(cluster: Cluster, chance: random.Random) -> Process:
-    return chance.choice(cluster.workers)
+    cluster.struck = chance.choice(cluster.workers)
+    return cluster.struck
 
 
 def _signal_worker(number: signal.Signals) -> Act:
@@ -63,8 +64,9 @@ def _resume(cluster: Cluster, chance: random.Random) -> None:
 
 
 def _engine(cluster: Cluster, chance: random.Random) -> psutil.Process:
-    engines = [engine for worker in cluster.workers if (engine := worker.engine()) is not None]
-    return chance.choice(engines)
+    engines = [(worker, engine) for worker in cluster.workers if (engine := worker.engine()) is not None]
+    cluster.struck, engine = chance.choice(engines)
+    return engine
 
 
 def _signal_engine(number: signal.Signals) -> Act:
@@ -258,7 +260,7 @@ FAULTS = (
     Fault("engine raises each time", _tell_engine("raise"), _forget, 2.0, obedient=True),
     Fault("engine computes NaN", _tell_engine("nan"), _ask_until_it_ends, obedient=True),
     Fault("engine answers in a wrong shape", _tell_engine("shape"), _forget, 2.0, obedient=True),
-    Fault("engine hangs in a step", _tell_engine("hang"), obedient=True, long=True),
+    Fault("engine hangs in a step", _tell_engine("hang"), _forget, 1.0, within=HUNG, obedient=True),
     Fault("engine is slow: 1.5 s a step", _tell_engine("slow"), _forget, 5.0, quiet=True, obedient=True),
     Fault("engine computes without letting go", _tell_engine("busy"), _forget, 3.0, quiet=True, obedient=True),
     Fault("connection closed", _each_proxy("close_all"), within=KILLED),

@@ -56,7 +56,7 @@ def struck_for(
     chance: random.Random,
 ) -> list[int]:
     """Returns the bytes of memory after each fault."""
-    faults = [fault for fault in FAULTS if fault.plan is None and not fault.long and not fault.needs(cluster)]
+    faults = [fault for fault in FAULTS if fault.plan is None and not fault.needs(cluster)]
     sizes: list[int] = []
     used = Counter[str]()
     end = time.monotonic() + seconds

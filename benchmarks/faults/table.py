@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from faults.verdict import Verdict
+from faults.spans import STAGES
+from faults.verdict import Verdict, quantile
 
 HEAD = (
     "fault",
@@ -32,6 +33,19 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
     lines = ["| " + " | ".join(HEAD) + " |", "|---" * 2 + "|--:" * (len(HEAD) - 3) + "|---|"]
     lines += ["| " + " | ".join(row(verdict)) + " |" for verdict in tried]
     lines += [f"\nNot tried: {verdict.fault}: {verdict.skipped}." for verdict in verdicts if verdict.skipped]
+    return "\n".join(lines)
+
+
+def explained(verdicts: Sequence[Verdict]) -> str:
+    """Where the pauses of those went that were taken up; p50 and p99 of each, in seconds."""
+    head = ("fault", "answers", "pause", *STAGES, "in peace: computed again", "beyond that", "pause of the others")
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
+    for verdict in verdicts:
+        columns = [[pause.seconds for pause in verdict.pauses]]
+        columns += [[pause.stages[stage] for pause in verdict.pauses] for stage in STAGES]
+        columns += [verdict.again, verdict.beyond, verdict.others]
+        cells = [f"{quantile(column, 50):.2f} / {quantile(column, 99):.2f}" for column in columns]
+        lines.append("| " + " | ".join((verdict.fault, str(len(verdict.pauses)), *cells)) + " |")
     return "\n".join(lines)
 
 
@@ -70,6 +84,7 @@ def named(counts: Counter[str]) -> str:
 def plain(verdict: Verdict) -> dict[str, Any]:
     if verdict.skipped:
         return {"fault": verdict.fault, "skipped": verdict.skipped}
+    stalls = {"others": verdict.others, "computed_again": verdict.again, "beyond": verdict.beyond}
     return {
         "fault": verdict.fault,
         "rounds": verdict.rounds,
@@ -82,4 +97,5 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "noticed": [None if at is None else round(at, 3) for at in verdict.noticed],
         "signs": dict(verdict.signs),
         "left": dict(verdict.left),
+        **{name: [round(each, 3) for each in sorted(times)] for name, times in stalls.items() if times},
     }

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from faults.load import Stream
+from faults.spans import Pause
 
 SHIFT = 16  # tokens that a loss or a repetition is looked for
 
@@ -24,6 +25,10 @@ class Verdict:
     reasons: Counter[str] = field(default_factory=Counter)  # of errors
     answers: Counter[str] = field(default_factory=Counter)  # identical, lost, repeated, changed, ended twice
     stalls: list[float] = field(default_factory=list)
+    pauses: list[Pause] = field(default_factory=list)  # of answers that were taken up in their middle
+    others: list[float] = field(default_factory=list)  # the longest pauses of those that were not
+    again: list[float] = field(default_factory=list)  # seconds that computing them again takes in peace
+    beyond: list[float] = field(default_factory=list)  # what their pauses were longer than that
     noticed: list[float | None] = field(default_factory=list)
     signs: Counter[str] = field(default_factory=Counter)  # by what it was noticed
     left: Counter[str] = field(default_factory=Counter)
@@ -52,12 +57,18 @@ class Verdict:
 
     def stall(self, percent: int) -> float:
         """A quantile over all requests, each with its longest pause."""
-        return statistics.quantiles(self.stalls, n=100, method="inclusive")[percent - 1] if self.stalls else 0.0
+        return quantile(self.stalls, percent)
 
     @property
     def slowest_notice(self) -> float | None:
         seen = [at for at in self.noticed if at is not None]
         return max(seen) if seen else None
+
+
+def quantile(values: Sequence[float], percent: int) -> float:
+    if len(values) < 2:
+        return sum(values)
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def compare(got: Stream, expected: Stream) -> str:

@@ -117,7 +117,7 @@ class Batcher:
             most = self._limits.max_rows
             raise PayloadTooLarge(f"the request has {rows} rows; a model that streams takes at most {most}")
         fitted = self._padding.fit(inputs)
-        entries = self._enter(fitted.inputs, priority, deadline, trace)
+        entries = self._enter(fitted.inputs, priority, deadline, trace, whole=True)
         try:
             while (part := await entries[0].next()) is not None:
                 yield self._padding.cut(part, fitted.lengths)
@@ -126,16 +126,18 @@ class Batcher:
 
     # -- the queue
 
-    def _enter(self, inputs: Tensors, priority: int, deadline: float | None, trace: str) -> list[Entry]:
-        """Who enters has to be withdrawn in the end."""
-        entries = self._admit(inputs, priority, deadline, trace)
+    def _enter(
+        self, inputs: Tensors, priority: int, deadline: float | None, trace: str, *, whole: bool = False
+    ) -> list[Entry]:
+        """Who enters has to be withdrawn in the end. ``whole``: in one run."""
+        entries = self._admit(inputs, priority, deadline, trace, whole=whole)
         for entry in entries:
             insort(self._queue, entry, key=_rank)
         self._arrivals.arrived(entries[0].arrived)
         self._wake()
         return entries
 
-    def _admit(self, inputs: Tensors, priority: int, deadline: float | None, trace: str) -> list[Entry]:
+    def _admit(self, inputs: Tensors, priority: int, deadline: float | None, trace: str, *, whole: bool) -> list[Entry]:
         """Cut into entries of at most ``max_rows``; refuse what there is no room for."""
         if self._closed:
             raise ModelUnavailable("the model is being unloaded")
@@ -147,7 +149,7 @@ class Batcher:
             message = f"{waiting} rows are waiting; at most {limits.max_queue_rows} may"
             raise Overloaded(message, retry_after=self._retry_after(waiting))
         arrived, key = now(), stacking_key(inputs)
-        sizes = self._sizes(rows)
+        sizes = [rows] if whole else self._sizes(rows)
         return [
             Entry(
                 part,
@@ -158,7 +160,7 @@ class Batcher:
                 deadline=deadline,
                 trace=trace,
             )
-            for part, size in zip([inputs] if rows <= limits.max_rows else split(inputs, sizes), sizes, strict=True)
+            for part, size in zip(split(inputs, sizes) if len(sizes) > 1 else [inputs], sizes, strict=True)
         ]
 
     def _sizes(self, rows: int) -> list[int]:

@@ -96,7 +96,8 @@ class WeightedRoundRobin(_Turns):
 
 
 class LeastConnections(_Turns):
-    """The replica with the fewest requests for its size; equals take turns, each as often as its size says.
+    """The replica with the fewest requests for its size; equals take turns, each as often as its size says. Those at
+    which a request would only wait come last, whatever their size.
 
     Only turns decide among equals, so the same sequence of calls always gives the same answers.
     """
@@ -112,7 +113,7 @@ class LeastConnections(_Turns):
         self._ranking.put(replica, self._key(replica))
 
     def _key(self, replica: Replica) -> Key:
-        return (replica.load / replica.share, replica.turn)
+        return (replica.is_busy, replica.load / replica.share, replica.turn)
 
 
 class _Drawn(Policy):

@@ -88,6 +88,11 @@ class Replica:
         return self.info.at_once or self.worker.capacity
 
     @property
+    def is_busy(self) -> bool:
+        """Has its worker so many requests that one more might only wait?"""
+        return self.worker.in_flight >= self.places
+
+    @property
     def size(self) -> float:
         """How much it takes beside others, new or not."""
         return self.worker.capacity * self.worker.weight

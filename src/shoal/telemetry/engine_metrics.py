@@ -50,12 +50,12 @@ class EngineMetrics:
         self._waiting = Gauge("engine_waiting_requests", "Requests that no step has begun.", **to).labels(*self._labels)
         self._preempted = Counter(
             "engine_preemptions",
-            "Sequences that were parked, for one of a higher class or because KV memory ran out.",
+            "Sequences that were parked: for one of a higher class, to take turns, or as KV memory ran out.",
             (*names, "reason"),
             namespace="shoal",
             registry=registry,
         )
-        self._parked = Gauge("engine_parked_requests", "Requests that are parked now.", **to).labels(*self._labels)
+        self._parked = Gauge("engine_parked_requests", "Requests that wait in mid-answer.", **to).labels(*self._labels)
         self._recomputed = Counter(
             "engine_recomputed_tokens", "Tokens computed again, since their KV was given up.", **to
         ).labels(*self._labels)

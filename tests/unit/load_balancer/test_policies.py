@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +45,13 @@ def times(policy: Policy, count: int, now: float = 0.0) -> Counter[str]:
 def test_least_connections_chooses(replicas: list[Replica], expected: str | None) -> None:
     chosen = make("least_connections", *replicas).choose(0.0)
     assert (chosen.worker_id if chosen else None) == expected
+
+
+def test_least_connections_sends_nobody_where_he_would_only_wait() -> None:
+    large, small = worker("large", 8, weight=4.0, capacity=20), worker("small", 4, capacity=20)
+    for replica in (large, small):
+        replica.info = msgspec.structs.replace(replica.info, at_once=8)
+    assert times(make("least_connections", large, small), 2) == {"small": 2}
 
 
 def test_least_connections_follows_the_load_as_it_changes() -> None:

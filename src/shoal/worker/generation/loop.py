@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import resource
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from shoal.worker.generation.sampler import Sampled
 from shoal.worker.generation.scheduler import Limits, Planned, Scheduler
 from shoal.worker.generation.sequence import TokenSequence
 from shoal.worker.generation.soundness import SPOILED_STEPS, Soundness
+from shoal.worker.generation.step_limit import StepLimit, StepWatch
 from shoal.worker.generation.stepper import NotFinite, Outcome, Step, Stepper
 
 logger = logging.getLogger(__name__)
@@ -75,7 +77,7 @@ class GenerationLoop:
     ) -> None:
         self._engine = engine
         self._observer = observer
-        self._step_seconds = limits.step_seconds
+        self._step_limit = StepLimit(limits.step_seconds)
         self._scheduler = Scheduler(engine.capabilities, limits)
         self._intake = Intake(Preparer(engine, encode_prompt, cache_salt))
         self._stepper = Stepper(engine)
@@ -88,7 +90,7 @@ class GenerationLoop:
         self._soundness = Soundness()
         self._parked = 0  # as it was last told
         self._arrival = asyncio.Event()
-        self._chain = Chain(engine, self._stepper, followed=self._go_on, patience=self._step_seconds)
+        self._chain = Chain(engine, self._stepper, followed=self._go_on, patience=limits.step_seconds)
         self._tasks = Tasks()
         self._closed = False
         self.healthy = True
@@ -234,10 +236,11 @@ class GenerationLoop:
             scheduler.preempted, scheduler.recomputed, self._parked = Counter(), 0, parked
 
     def _measure(self, step: Step, seconds: float) -> None:
-        sizes = [(len(planned.row.tokens), planned.row.generated) for planned in step.rows]
-        self._observer.stepped(len(sizes), sum(size for size, _ in sizes), seconds)
+        self._observer.stepped(len(step.rows), step.tokens, seconds)
         if step.computed.is_set() and not step.unwanted.is_set():
-            self._scheduler.pace.observe(sum(size for size, generated in sizes if not generated), seconds)
+            self._step_limit.observe(step.tokens, seconds)
+            prompts = sum(len(planned.row.tokens) for planned in step.rows if not planned.row.generated)
+            self._scheduler.pace.observe(prompts, seconds)
 
     def _begin(self, rows: Iterable[Planned]) -> float:
         """Note for each answer when it was first worked on. Returns the time."""
@@ -249,11 +252,15 @@ class GenerationLoop:
         return at
 
     async def _outcomes(self, ended: asyncio.Future[list[Outcome]]) -> list[Outcome]:
+        watch: StepWatch | None = None
+        watched: Step | None = None
         while not ended.done():
-            step = self._step
-            await asyncio.wait([ended], timeout=self._step_seconds)
-            if not ended.done() and self._step is step:
-                raise _Broken(f"the engine has not ended its step for {self._step_seconds:g} seconds")
+            if (step := self._step) is not None and step is not watched:
+                watched, watch = step, StepWatch(self._step_limit.seconds(step.tokens), now(), _pages_read())
+            assert watch is not None
+            await asyncio.wait([ended], timeout=watch.pause)
+            if not ended.done() and self._step is watched and watch.look(now(), _pages_read()):
+                raise _Broken(f"the engine has not ended its step for {watch.limit:.3g} seconds")
         return ended.result()
 
     def _commit(self, step: Step, outcomes: Iterable[Outcome], *, written: bool = False) -> list[_News]:
@@ -331,6 +338,11 @@ class GenerationLoop:
                 await closing
         except TimeoutError:
             logger.error("the engine does not end its step", extra={"action": "engine_stuck"})
+
+
+def _pages_read() -> int:
+    """From a disk, because this process needed them and they were not in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
 def _too_late(sequence: TokenSequence) -> DeadlineExceeded:

@@ -7,11 +7,14 @@ who stands lowest, and among equals was let in last, gives way first.
 Age alone takes nothing from anybody: a sequence makes others give way by its class, and they hold on by class and age.
 So a victim never takes the place of the one that took its own, and whoever has waited ``2 · MAX_PRIORITY · PROMOTION``
 seconds gives way to no newcomer any more and is overtaken by none.
+
+Within a class those that are in the middle of an answer take turns where there are fewer places: each runs for
+:data:`TURN` seconds at least, and waits for hardly more where a few are too many.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +23,7 @@ from shoal.worker.generation.blocks import BlockPool
 from shoal.worker.generation.sequence import TokenSequence
 
 PROMOTION = 10.0  # seconds of waiting that count as much as a class
+TURN = 0.25  # seconds: shorter than a pause that a reader minds
 
 
 def class_of(sequence: TokenSequence) -> int:
@@ -31,13 +35,26 @@ def standing(sequence: TokenSequence, waited: float) -> int:
 
 
 def in_order(running: Iterable[TokenSequence]) -> list[TokenSequence]:
-    """The first to be served first, the first to give way last; ``running`` in the order they were let in."""
-    return sorted(running, key=lambda sequence: -sequence.standing)
+    """The first to be served first, the first to give way last; ``running`` in the order they were let in.
+
+    Of equals those come first whose clients read already, as they do of an answer that was begun elsewhere.
+    """
+    return sorted(running, key=lambda sequence: (-sequence.standing, not sequence.output))
 
 
 def gives_way(sequence: TokenSequence, newcomer: TokenSequence) -> bool:
     """Does one that runs give way to one that waits?"""
     return sequence.standing < class_of(newcomer)
+
+
+def have_had_a_turn(running: Iterable[TokenSequence], at: float) -> dict[int, list[TokenSequence]]:
+    """Those of each class that may be parked for others of it, in the same order. One that has not yet computed all it
+    knows has not had its turn."""
+    found: dict[int, list[TokenSequence]] = defaultdict(list)
+    for sequence in running:
+        if at - sequence.let_in >= TURN and sequence.computed + 1 == sequence.length:
+            found[class_of(sequence)].append(sequence)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ and so few sequences run at a time that a chunk of a prompt always fits beside t
 Sequences are let in as :mod:`~shoal.worker.generation.waiting` says, and served in the order of their standing. When
 there is no place for one of a higher class, or blocks run out, :mod:`~shoal.worker.generation.preemption` says who is
 parked: it keeps its blocks while there is room, and is computed again from its tokens where there is not; its client
-only sees a pause. The first can always go on, so everyone finishes.
+only sees a pause. The first can always go on, so everyone finishes. Where there are more answers in the middle than
+places, as when another worker's came here, they take turns: many short pauses in place of a few long ones.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from shoal.engines.base import Capabilities, Row
 from shoal.errors import Overloaded
 from shoal.worker.generation.blocks import BlockPool
 from shoal.worker.generation.pace import Pace
-from shoal.worker.generation.preemption import Need, in_order, make_way
+from shoal.worker.generation.preemption import Need, class_of, have_had_a_turn, in_order, make_way
 from shoal.worker.generation.sequence import TokenSequence
 from shoal.worker.generation.waiting import Waiting
 
@@ -31,14 +32,14 @@ ALIGNMENT = 32
 
 RETRY_AFTER = 1.0  # seconds
 
-Reason = Literal["priority", "memory"]
+Reason = Literal["priority", "memory", "turn"]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     step_tokens: int = 512  # over all rows: the longer a step, the longer its decoding rows wait for a token
     max_waiting: int = 256  # sequences that no step has begun
-    step_seconds: float = 120.0  # a step that takes longer does not end at all: the engine hangs
+    step_seconds: float = 120.0  # no step may take longer; one of a size that is known, much less
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ class Scheduler:
     def plan(self, at: float) -> list[Planned]:
         """The next step, at this time. Call it only when the last one has ended and was committed."""
         self.late = []
+        self._take_turns(at)
         draft = _Draft(self._step_tokens - sum(map(self._decodes, self.running)))
         highest = self._highest(at)
         for sequence in in_order(self.running):
@@ -157,6 +159,25 @@ class Scheduler:
             return None  # as most often: nobody need be looked at
         return self.waiting.first(self.running, self._max_group, at)
 
+    def _take_turns(self, at: float) -> None:
+        """Where all places are taken, those that wait in the middle of an answer get one from who ran for a while. Only
+        within a class, and nobody's blocks are taken."""
+        if not self.waiting.parked or len(self.running) < self._max_running:
+            return
+        due = self.waiting.due(at)
+        have_had = have_had_a_turn(reversed(self.running), at) if due else {}
+        for sequence in due:
+            victims = have_had.get(class_of(sequence))
+            if victims and self._fits(sequence):
+                self._park(victims.pop(), at, "turn")
+                admitted = self._admit(sequence, at)
+                assert admitted, "a place and its blocks are free"
+                self._run(sequence, at)
+
+    def _run(self, sequence: TokenSequence, at: float) -> None:
+        self.waiting.take(sequence, at)
+        self.running[sequence] = None
+
     def _let_in(self, draft: _Draft, at: float, above: float = -math.inf) -> float:
         """Those that stand above; returns where the next stands, if anybody may still be let in."""
         while draft.budget > 0 and (first := self._first(at)) is not None:
@@ -169,8 +190,7 @@ class Scheduler:
                 continue
             if not self._admit(first, at):
                 break
-            self.waiting.take(first, at)
-            self.running[first] = None
+            self._run(first, at)
             draft.budget -= self._decodes(first)
             self._serve(draft, first, at)
         return -math.inf
@@ -206,8 +226,7 @@ class Scheduler:
 
     def _admit(self, sequence: TokenSequence, at: float) -> bool:
         """Give it a place, and blocks for all its known tokens, so that no prompt runs out of blocks half-way."""
-        shared = [] if sequence.blocks else self._known_prefix(sequence)
-        fresh = -(-sequence.length // self._capabilities.block_size) - len(sequence.blocks) - len(shared)
+        shared, fresh = self._needs(sequence)
         if not self._clear_way(sequence, fresh, shared, at):
             return False
         blocks = self.pool.acquire(shared, fresh, spare=self._spare())
@@ -219,6 +238,15 @@ class Scheduler:
         if sequence.cached is None:
             sequence.cached = sequence.computed
         return True
+
+    def _needs(self, sequence: TokenSequence) -> tuple[list[int], int]:
+        """The blocks that it can share, and how many it needs beside them."""
+        shared = [] if sequence.blocks else self._known_prefix(sequence)
+        return shared, -(-sequence.length // self._capabilities.block_size) - len(sequence.blocks) - len(shared)
+
+    def _fits(self, sequence: TokenSequence) -> bool:
+        shared, fresh = self._needs(sequence)
+        return fresh + self._spare() <= self.pool.available_beside(shared)
 
     def _clear_way(self, sequence: TokenSequence, fresh: int, shared: Sequence[int], at: float) -> bool:
         need = Need(

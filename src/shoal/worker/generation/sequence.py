@@ -29,6 +29,7 @@ class TokenSequence:
     deadline: float = math.inf  # on the same clock
     since: float = 0.0  # when it, or its group, last began to wait
     waited: float = 0.0  # seconds, before it was last let in
+    let_in: float = 0.0  # when that was
     standing: int = 0  # while it runs: its class and what it has gained by waiting
     output: list[TokenId] = field(default_factory=list)
     computed: int = 0  # leading tokens whose KV is in the blocks

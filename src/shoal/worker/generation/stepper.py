@@ -36,6 +36,10 @@ class Step:
         """The next of its chain, of the same sequences."""
         return Step(rows, unwanted=self.unwanted, last=self.last)
 
+    @property
+    def tokens(self) -> int:
+        return sum(len(planned.row.tokens) for planned in self.rows)
+
 
 class Stepper:
     def __init__(self, engine: LanguageEngine) -> None:

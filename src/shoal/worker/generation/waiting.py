@@ -1,10 +1,10 @@
 """Who is let in next among those that wait: by standing, and fair between requests of one, whatever number of
 generations each has.
 
-Among those that stand as high (:mod:`~shoal.worker.generation.preemption`) the parked come first: they ran already.
-Then the group that holds the fewest places, running or parked; among groups that hold as many, the one whose first
-arrived first. Inside a group the order is that of arrival. A group is what one request asked for; it ages while it
-is given no place. A sequence without a group is alone.
+Among those that stand as high (:mod:`~shoal.worker.generation.preemption`) the parked come first, and with them answers
+that were begun elsewhere: their clients read already. Then the group that holds the fewest places, running or parked;
+among groups that hold as many, the one whose first arrived first. Inside a group the order is that of arrival. A group
+is what one request asked for; it ages while it is given no place. A sequence without a group is alone.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 
-from shoal.worker.generation.preemption import class_of, standing
+from shoal.worker.generation.preemption import TURN, class_of, standing
 from shoal.worker.generation.sequence import TokenSequence
 
 
 class Waiting:
     def __init__(self) -> None:
-        self._parked: dict[TokenSequence, None] = {}
+        self._parked: dict[TokenSequence, None] = {}  # and those that ran elsewhere
         self._groups: dict[Hashable, dict[TokenSequence, None]] = {}  # in order, and found at once
         self._classes: Counter[int] = Counter()
 
@@ -42,7 +42,8 @@ class Waiting:
     def append(self, sequence: TokenSequence) -> None:
         sequence.since = sequence.arrived
         self._classes[class_of(sequence)] += 1
-        self._groups.setdefault(_group(sequence), {})[sequence] = None
+        place = self._parked if sequence.output else self._groups.setdefault(_group(sequence), {})
+        place[sequence] = None
 
     def park(self, sequence: TokenSequence, at: float) -> None:
         """It ran, and is to go on before others that stand as high."""
@@ -54,6 +55,7 @@ class Waiting:
         """It runs from now on, and keeps the standing that it has."""
         sequence.standing = self.standing(sequence, at)
         sequence.waited += at - sequence.since
+        sequence.let_in = at
         self.remove(sequence)
         for follower in self._groups.get(_group(sequence), ()):
             follower.since = max(follower.since, at)
@@ -83,6 +85,11 @@ class Waiting:
             return -self.standing(sequence, at), places, sequence.arrived
 
         return min([*self._parked, *heads], key=place, default=None)
+
+    def due(self, at: float) -> list[TokenSequence]:
+        """Those in the middle of an answer that have waited for a turn's time, the longest first."""
+        due = [sequence for sequence in self._parked if at - sequence.since >= TURN]
+        return sorted(due, key=lambda each: each.since)
 
     def holding(self, at: float) -> list[TokenSequence]:
         """The parked that still have blocks, the one that comes back last first."""

@@ -192,7 +192,7 @@ def test_those_of_a_low_class_give_way_and_keep_their_tokens_and_what_was_comput
     high = [Wish(1, 70, (97 + number,), 1, 10, 8 + number, None, priority=5) for number in range(2)]
     bench = Bench(ToyEngine(context_length=CONTEXT, block_size=16, num_blocks=64, max_sequences=4), step_tokens=512)
     check([*low, *high], bench.run([*low, *high]))
-    assert bench.scheduler.preempted == {"priority": 2}
+    assert bench.scheduler.preempted["priority"] == 2
     assert bench.scheduler.recomputed == 0
     tight = Bench(ToyEngine(context_length=CONTEXT, block_size=16, num_blocks=16, max_sequences=4), step_tokens=512)
     check([*low, *high], tight.run([*low, *high]))

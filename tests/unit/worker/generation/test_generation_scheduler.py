@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -10,7 +12,7 @@ from shoal.engines.base import Capabilities, Row
 from shoal.errors import Overloaded
 from shoal.types import Sampling
 from shoal.worker.generation.blocks import block_keys
-from shoal.worker.generation.preemption import PROMOTION
+from shoal.worker.generation.preemption import PROMOTION, TURN
 from shoal.worker.generation.scheduler import Limits, Planned, Scheduler
 from shoal.worker.generation.sequence import TokenSequence
 
@@ -188,7 +190,7 @@ def test_when_blocks_run_out_the_youngest_waits_and_replays_its_output(max_gener
     assert len(young.output) == len(said) + 1
 
 
-def test_a_replay_takes_what_decoding_and_older_prompts_leave_of_a_step() -> None:
+def test_a_replay_takes_what_decoding_leaves_of_a_step_and_prompts_what_it_leaves() -> None:
     planner = scheduler(step_tokens=64)
     decoding, reading, replaying = sequence(4), sequence(40, first=100), sequence(4, first=200)
     planner.submit(decoding)
@@ -196,10 +198,10 @@ def test_a_replay_takes_what_decoding_and_older_prompts_leave_of_a_step() -> Non
     replaying.output += [7] * 90
     planner.submit(reading)
     planner.submit(replaying)
-    assert shape(run(planner)) == [(4, 1, True), (0, 40, True), (0, 4, False)]
-    assert shape(run(planner)) == [(5, 1, True), (40, 1, True), (4, 62, False)]
-    assert shape(run(planner)) == [(6, 1, True), (41, 1, True), (66, 28, True)]
-    assert shape(run(planner)) == [(7, 1, True), (42, 1, True), (94, 1, True)]
+    assert shape(run(planner)) == [(4, 1, True), (0, 4, False), (0, 40, True)]
+    assert shape(run(planner)) == [(5, 1, True), (4, 62, False), (40, 1, True)]
+    assert shape(run(planner)) == [(6, 1, True), (66, 28, True), (41, 1, True)]
+    assert shape(run(planner)) == [(7, 1, True), (94, 1, True), (42, 1, True)]
 
 
 def test_the_oldest_always_finishes() -> None:
@@ -313,6 +315,62 @@ def test_nobody_starves_behind_a_class_that_keeps_coming() -> None:
                 planner.remove(planned.sequence)
     assert low.length == low.max_length
     assert second > 2 * MAX_PRIORITY * PROMOTION  # until then the others came first
+
+
+def begun(length: int, *, first: int, priority: int = 0) -> TokenSequence:
+    """It has said something, here or elsewhere."""
+    made = sequence(length, first=first)
+    made.output, made.priority = [7, 7], priority
+    return made
+
+
+def test_answers_that_were_begun_take_turns_where_there_are_fewer_places() -> None:
+    planner = scheduler(max_sequences=2)
+    answers = [begun(10, first=100 * number) for number in range(1, 4)]
+    for each in answers:
+        planner.submit(each)
+    spoke = {id(each): [0.0] for each in answers}
+    for tick in range(100):
+        for planned in run(planner, at=tick * TURN / 4):
+            spoke[id(planned.sequence)].append(tick * TURN / 4)
+    assert planner.preempted == Counter(turn=planner.preempted["turn"])
+    assert planner.recomputed == 0
+    pauses = [after - before for times in spoke.values() for before, after in pairwise(times)]
+    assert max(pauses) <= 1.5 * TURN
+    said = [len(each.output) for each in answers]
+    assert max(said) - min(said) <= 10
+
+
+def test_a_new_request_takes_no_turn_and_gives_none_before_it_speaks() -> None:
+    planner = scheduler(max_sequences=1, step_tokens=64)
+    planner.submit(sequence(200))
+    run(planner)
+    planner.submit(begun(10, first=900))
+    assert shape(run(planner, at=2 * TURN)) == [(64, 64, False)]
+    run(planner, 2, at=2 * TURN)
+    assert shape(run(planner, at=2 * TURN)) == [(0, 10, False)]
+    planner.submit(sequence(10, first=700))
+    run(planner, 4, at=2 * TURN)
+    assert [planned.sequence.prompt[0] for planned in run(planner, at=9 * TURN)] == [1]
+
+
+def test_turns_are_taken_within_a_class_and_cost_nobody_his_memory() -> None:
+    for blocks, priority in ((64, -1), (2, 0)):
+        planner = scheduler(max_sequences=1, num_blocks=blocks)
+        planner.submit(begun(20, first=1))
+        run(planner, 3)
+        planner.submit(begun(20, first=500, priority=priority))
+        assert [planned.sequence.prompt[0] for planned in run(planner, 3, at=9 * TURN)] == [1]
+        assert not planner.preempted
+
+
+def test_what_was_begun_elsewhere_is_computed_again_before_new_prompts() -> None:
+    planner = scheduler(step_tokens=100)
+    planner.submit(sequence(300))
+    run(planner)
+    planner.submit(begun(40, first=900))
+    run(planner)  # lets it in behind the long prompt
+    assert shape(run(planner))[0] == (0, 40, False)
 
 
 def test_one_giant_block_a_sequence_is_a_table_of_one_and_all_of_them_are_used() -> None:

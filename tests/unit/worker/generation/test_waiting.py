@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from shoal.batcher.policy import MAX_PRIORITY
 from shoal.types import Sampling
-from shoal.worker.generation.preemption import PROMOTION
+from shoal.worker.generation.preemption import PROMOTION, TURN
 from shoal.worker.generation.sequence import TokenSequence
 from shoal.worker.generation.waiting import Waiting
 
@@ -51,6 +51,23 @@ def test_the_parked_come_before_newcomers_that_stand_as_high_and_after_those_tha
     for each in reversed(old):
         waiting.park(each, 5.0)
     assert taken(waiting, most=1) == [urgent, *old, new]
+
+
+def test_an_answer_that_was_begun_elsewhere_comes_before_new_ones_also_of_its_own_request() -> None:
+    new = [sequence("a"), sequence("a", arrived=1)]
+    begun = [sequence("a", arrived=2), sequence("b", arrived=3)]
+    for each in begun:
+        each.output = [7]
+    assert taken(filled(*new, *begun)) == [*begun, *new]
+
+
+def test_whose_turn_is_due_is_in_the_middle_of_an_answer_and_has_waited_for_a_while() -> None:
+    begun, parked, late = sequence(arrived=1.0), sequence(), sequence()
+    begun.output = [7]
+    waiting = filled(sequence(), begun)
+    waiting.park(parked, 0.5)
+    waiting.park(late, 1.0 + TURN)
+    assert waiting.due(1.0 + TURN) == [parked, begun]
 
 
 def test_a_class_counts_as_seconds_of_waiting_and_there_are_only_so_many() -> None:
