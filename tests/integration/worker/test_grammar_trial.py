@@ -53,7 +53,7 @@ def test_as_many_tools_as_a_request_may_have_pass() -> None:
     "schema",
     [
         {"type": "integer", "multipleOf": 99_999_989},
-        {"type": "integer", "multipleOf": 999_983, "minimum": -(10**15), "maximum": 10**15},
+        {"type": "integer", "multipleOf": 9_999_991, "minimum": -(10**15), "maximum": 10**15},
         {"allOf": [{"type": "integer", "multipleOf": factor} for factor in (97, 101, 103)]},
     ],
 )
