@@ -18,6 +18,8 @@ from shoal.api.errors import error_body, retry_headers
 from shoal.errors import HeadersTooLarge, InvalidRequest, MethodNotAllowed, ShoalError
 
 HEADER_TIMEOUT = 30.0  # seconds
+#: Which of two is meant nobody can tell, and a proxy may have checked the other one.
+ONCE = (b"host", b"x-tenant", b"x-priority", b"x-deadline-ms", b"idempotency-key", b"last-event-id", b"x-shard-key")
 MAX_HEADERS = 100  # Apache's number; browsers send about 20
 MAX_HEADER_BYTES = 64 * 1024  # Node has 16 KiB, nginx 32: cookies and tokens of single sign-on fit
 
@@ -93,7 +95,7 @@ class Http(HttpToolsProtocol):
         if parser.should_upgrade():
             return  # the same headers come again
         headers, version = dict(self.headers), parser.get_http_version()
-        self._check_host(headers, version)
+        self._check_names(headers, version)
         self._headers_ended()
         self.scope["method"] = parser.get_method().decode()
         self.scope["http_version"] = version
@@ -166,10 +168,14 @@ class Http(HttpToolsProtocol):
         if size > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADERS:
             raise _too_large()
 
-    def _check_host(self, headers: Mapping[bytes, bytes], version: str) -> None:
-        several = len(headers) < len(self.headers) and [name for name, _ in self.headers].count(b"host") > 1
-        if several or (version == "1.1" and b"host" not in headers):
-            raise InvalidRequest("an HTTP/1.1 request has one Host header", param="host")
+    def _check_names(self, headers: Mapping[bytes, bytes], version: str) -> None:
+        if len(headers) < len(self.headers):
+            names = [name for name, _ in self.headers]
+            for name in ONCE:
+                if names.count(name) > 1:
+                    raise InvalidRequest(f"{name.decode()} may be given once", param=name.decode())
+        if version == "1.1" and b"host" not in headers:
+            raise InvalidRequest("an HTTP/1.1 request has a Host header", param="host")
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
         """Read the request once more without its wish, which a server may ignore (RFC 9110, section 7.8).

@@ -12,7 +12,7 @@ import pytest
 
 from shoal.api import http1, listener
 from shoal.api.asgi import DIRECT
-from shoal.api.http1 import MAX_HEADER_BYTES, MAX_HEADERS
+from shoal.api.http1 import MAX_HEADER_BYTES, MAX_HEADERS, ONCE
 from shoal.api.listener import Listener
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -108,6 +108,15 @@ async def test_nonsense_behind_a_request_does_not_cost_its_answer() -> None:
 async def test_what_is_no_valid_request_is_400_in_the_shape_of_every_error(request_: bytes) -> None:
     async with connected() as connection:
         assert error_of(await ask(connection, request_)) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("name", ONCE)
+async def test_who_is_told_two_things_does_not_choose(name: bytes) -> None:
+    two = (b"%b: a\r\n" % name) * 2
+    async with connected() as connection:
+        answer = await ask(connection, GET + two + b"\r\n")
+    assert error_of(answer) == (400, "invalid_request")
+    assert b"given once" in answer
 
 
 async def test_http_1_0_needs_no_host() -> None:
