@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import struct
 import threading
 import zlib
@@ -18,8 +19,10 @@ from shoal.api.app import build_app
 from shoal.api.limits import ApiLimits
 from shoal.api.offload import encode_numbers
 from shoal.api.open_inference import outputs
+from shoal.api.open_inference.inputs import alone, read_inputs
 from shoal.api.testing import ECHO, MODELS, Answer, AsgiClient, FakePlane
-from shoal.types import DTYPES, Array
+from shoal.errors import InvalidRequest
+from shoal.types import DTYPES, Array, TensorSpec
 
 LENGTH = "inference-header-content-length"
 PATH = "/v2/models/echo/infer"
@@ -315,6 +318,51 @@ async def test_sizes_that_do_not_add_up_are_refused(client: AsgiClient) -> None:
         client, {"name": "input", "datatype": "INT8", "shape": [1], "parameters": {"binary_data_size": 1}}
     )
     assert "has 1 bytes of binary data, but 0 are left" in forgotten.json()["error"]
+
+
+# -- no JSON at all
+
+
+async def test_a_body_without_json_is_the_only_input(client: AsgiClient, plane: FakePlane) -> None:
+    path = "/v2/models/minilm/infer"
+    answer = await client.request("POST", path, body=b"two words", headers={LENGTH: "0"})
+    assert answer.json()["outputs"][1]["data"] == [2]
+    assert plane.inferred[-1].inputs["text"].tolist() == [[b"two words"]]
+
+
+NUMBERS = TensorSpec("x", "FP32", (-1, 2))
+
+
+@pytest.mark.parametrize(
+    ("spec", "data", "shape"),
+    [
+        (NUMBERS, bytes(24), [3, 2]),
+        (NUMBERS, b"", [0, 2]),
+        (TensorSpec("x", "UINT8", (3,)), bytes(3), [3]),
+        (TensorSpec("x", "INT16", (-1, 0)), b"", [0, 0]),
+        (TensorSpec("x", "BYTES", (-1, 1)), b"picture", [1, 1]),
+    ],
+)
+def test_the_free_dimension_is_what_the_bytes_fill(spec: TensorSpec, data: bytes, shape: list[int]) -> None:
+    tensor, binary = alone([spec], memoryview(data))
+    array = read_inputs([tensor], binary, ApiLimits())["x"]
+    assert array.shape == tuple(shape)
+    assert b"".join(array.flat) == data if spec.dtype == "BYTES" else array.tobytes() == data
+
+
+@pytest.mark.parametrize(
+    ("specs", "data", "reason"),
+    [
+        ([NUMBERS], bytes(23), "has 16 bytes as FP32 of shape [2, 2], not 23"),
+        ([TensorSpec("x", "FP32", (-1, -1))], bytes(8), "has 4 bytes as FP32 of shape [1, 1], not 8"),
+        ([TensorSpec("x", "BF16", (-1,))], bytes(8), "BF16"),
+        ([NUMBERS, NUMBERS], bytes(8), "this one has 2"),
+        ([], bytes(8), "does not say"),
+    ],
+)
+def test_bytes_that_fill_no_input_are_refused(specs: list[TensorSpec], data: bytes, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(reason)):
+        read_inputs([alone(specs, memoryview(data))[0]], memoryview(data), ApiLimits())
 
 
 # -- limits

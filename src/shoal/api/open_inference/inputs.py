@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -11,9 +12,9 @@ import numpy as np
 from msgspec import UNSET
 
 from shoal.api.limits import ApiLimits
-from shoal.api.open_inference.schema import InputTensor
+from shoal.api.open_inference.schema import InputParameters, InputTensor
 from shoal.errors import InvalidRequest
-from shoal.types import DTYPES, Array, Tensors
+from shoal.types import DTYPES, Array, Tensors, TensorSpec
 
 LENGTH: Final = 4  # bytes before each element of a BYTES tensor: its length, little-endian
 
@@ -41,6 +42,25 @@ def read_inputs(tensors: list[InputTensor], binary: memoryview, limits: ApiLimit
     if offset < len(binary):
         raise InvalidRequest(f"the body has {len(binary) - offset} bytes behind the last input")
     return inputs
+
+
+def alone(inputs: Sequence[TensorSpec], data: memoryview) -> tuple[InputTensor, memoryview]:
+    """The only input of a model, and its binary data, where ``data`` is all that the client sent.
+
+    Numbers fill the dimension that is free, if one is; BYTES are one element. Raises :class:`InvalidRequest`.
+    """
+    if len(inputs) != 1:
+        known = f"this one has {len(inputs)}" if inputs else "this one does not say what it takes"
+        raise InvalidRequest(f"a body without JSON is for models with one input; {known}")
+    spec = inputs[0]
+    shape = [1 if dimension < 0 else dimension for dimension in spec.shape]
+    if spec.dtype == "BYTES":
+        data = memoryview(len(data).to_bytes(LENGTH, "little") + data)
+    elif spec.dtype in DTYPES and spec.shape.count(-1) == 1:
+        row = math.prod(shape) * DTYPES[spec.dtype].itemsize
+        shape[spec.shape.index(-1)] = len(data) // max(1, row)
+    parameters = InputParameters(binary_data_size=len(data))
+    return InputTensor(name=spec.name, shape=shape, datatype=spec.dtype, parameters=parameters), data
 
 
 def _binary_size(tensor: InputTensor) -> int | None:
