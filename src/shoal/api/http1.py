@@ -19,7 +19,16 @@ from shoal.errors import HeadersTooLarge, InvalidRequest, MethodNotAllowed, Shoa
 
 HEADER_TIMEOUT = 30.0  # seconds
 #: Which of two is meant nobody can tell, and a proxy may have checked the other one.
-ONCE = (b"host", b"x-tenant", b"x-priority", b"x-deadline-ms", b"idempotency-key", b"last-event-id", b"x-shard-key")
+ONCE = (
+    b"host",
+    b"x-tenant",
+    b"x-priority",
+    b"x-deadline-ms",
+    b"idempotency-key",
+    b"last-event-id",
+    b"x-shard-key",
+    b"inference-header-content-length",
+)
 MAX_HEADERS = 100  # Apache's number; browsers send about 20
 MAX_HEADER_BYTES = 64 * 1024  # Node has 16 KiB, nginx 32: cookies and tokens of single sign-on fit
 

@@ -19,7 +19,7 @@ from shoal.api.app import build_app
 from shoal.api.limits import ApiLimits
 from shoal.api.offload import encode_numbers
 from shoal.api.open_inference import outputs
-from shoal.api.open_inference.inputs import alone, read_inputs
+from shoal.api.open_inference.inputs import read_alone
 from shoal.api.testing import ECHO, MODELS, Answer, AsgiClient, FakePlane
 from shoal.errors import InvalidRequest
 from shoal.types import DTYPES, Array, TensorSpec
@@ -344,10 +344,9 @@ NUMBERS = TensorSpec("x", "FP32", (-1, 2))
     ],
 )
 def test_the_free_dimension_is_what_the_bytes_fill(spec: TensorSpec, data: bytes, shape: list[int]) -> None:
-    tensor, binary = alone([spec], memoryview(data))
-    array = read_inputs([tensor], binary, ApiLimits())["x"]
+    array = read_alone([spec], memoryview(data), ApiLimits())["x"]
     assert array.shape == tuple(shape)
-    assert b"".join(array.flat) == data if spec.dtype == "BYTES" else array.tobytes() == data
+    assert (b"".join(array.flat) if spec.dtype == "BYTES" else array.tobytes()) == data
 
 
 @pytest.mark.parametrize(
@@ -356,13 +355,14 @@ def test_the_free_dimension_is_what_the_bytes_fill(spec: TensorSpec, data: bytes
         ([NUMBERS], bytes(23), "has 16 bytes as FP32 of shape [2, 2], not 23"),
         ([TensorSpec("x", "FP32", (-1, -1))], bytes(8), "has 4 bytes as FP32 of shape [1, 1], not 8"),
         ([TensorSpec("x", "BF16", (-1,))], bytes(8), "BF16"),
+        ([TensorSpec("x", "BYTES", (2,))], bytes(8), "cannot have the shape [2]"),
         ([NUMBERS, NUMBERS], bytes(8), "this one has 2"),
         ([], bytes(8), "does not say"),
     ],
 )
 def test_bytes_that_fill_no_input_are_refused(specs: list[TensorSpec], data: bytes, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(reason)):
-        read_inputs([alone(specs, memoryview(data))[0]], memoryview(data), ApiLimits())
+        read_alone(specs, memoryview(data), ApiLimits())
 
 
 # -- limits

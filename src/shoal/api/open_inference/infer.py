@@ -11,7 +11,7 @@ import msgspec
 from shoal.api.asgi import JSON, MAX_PRIORITY, Exchange, Header
 from shoal.api.compression import LEAST, MAX_RATIO, accepted, compress, inflate
 from shoal.api.offload import HEAVY, offload
-from shoal.api.open_inference.inputs import alone, read_inputs
+from shoal.api.open_inference.inputs import read_alone, read_inputs
 from shoal.api.open_inference.outputs import Wanted, write_outputs
 from shoal.api.open_inference.schema import InferBody, RequestParameters
 from shoal.api.openai.decode import parse
@@ -33,9 +33,11 @@ _decoder = msgspec.json.Decoder(InferBody)
 async def infer(plane: Plane, exchange: Exchange) -> None:
     version = exchange.parameters.get("version")
     model = plane.find(exchange.parameters["model"], version, key=exchange.request_id)
-    body, binary, python_bytes = await _read(exchange, model)
+    body, binary, python_bytes = await _read(exchange)
     wanted = Wanted.of(body, model.outputs)
-    if python_bytes < HEAVY:
+    if not body.inputs:
+        inputs = await offload(python_bytes, read_alone, model.inputs, binary, exchange.limits)
+    elif python_bytes < HEAVY:
         inputs = read_inputs(body.inputs, binary, exchange.limits)
     else:
         inputs = await offload(python_bytes, read_inputs, body.inputs, binary, exchange.limits)
@@ -57,10 +59,10 @@ async def infer(plane: Plane, exchange: Exchange) -> None:
 # -- the request
 
 
-async def _read(exchange: Exchange, model: ModelSpec) -> tuple[InferBody, memoryview, int]:
+async def _read(exchange: Exchange) -> tuple[InferBody, memoryview, int]:
     """What the JSON says, the bytes behind it, and how many bytes become Python objects one by one.
 
-    Without JSON, as Triton has it too, all bytes are the only input of the model.
+    Without JSON, as Triton has it too, there are no inputs in it: all bytes are the model's only one.
     """
     given = exchange.header(HEADER_LENGTH)
     if given is None:
@@ -75,8 +77,7 @@ async def _read(exchange: Exchange, model: ModelSpec) -> tuple[InferBody, memory
     if size > len(whole):
         raise InvalidRequest(f"{name} is {size}, but the body has {len(whole)} bytes", param=name)
     if size == 0:
-        tensor, whole = alone(model.inputs, whole)
-        return InferBody(inputs=[tensor]), whole, 0
+        return InferBody(inputs=[]), whole, len(whole)
     header = _parse(exchange, whole[:size])
     texts = sum(_declared(tensor.parameters) for tensor in header.inputs if tensor.datatype == "BYTES")
     return header, whole[size:], size + texts

@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import UNSET
 
 from shoal.api.limits import ApiLimits
-from shoal.api.open_inference.schema import InputParameters, InputTensor
+from shoal.api.open_inference.schema import InputTensor
 from shoal.errors import InvalidRequest
 from shoal.types import DTYPES, Array, Tensors, TensorSpec
 
@@ -44,23 +44,23 @@ def read_inputs(tensors: list[InputTensor], binary: memoryview, limits: ApiLimit
     return inputs
 
 
-def alone(inputs: Sequence[TensorSpec], data: memoryview) -> tuple[InputTensor, memoryview]:
-    """The only input of a model, and its binary data, where ``data`` is all that the client sent.
+def read_alone(inputs: Sequence[TensorSpec], data: memoryview, limits: ApiLimits) -> Tensors:
+    """The only input of a model, of which ``data`` is all: numbers that fill its free dimension, or one of BYTES.
 
-    Numbers fill the dimension that is free, if one is; BYTES are one element. Raises :class:`InvalidRequest`.
+    Raises :class:`InvalidRequest`.
     """
     if len(inputs) != 1:
-        known = f"this one has {len(inputs)}" if inputs else "this one does not say what it takes"
-        raise InvalidRequest(f"a body without JSON is for models with one input; {known}")
+        known = f"has {len(inputs)}" if inputs else "does not say what it takes"
+        raise InvalidRequest(f"a body without JSON is for models with one input; this one {known}")
     spec = inputs[0]
     shape = [1 if dimension < 0 else dimension for dimension in spec.shape]
-    if spec.dtype == "BYTES":
-        data = memoryview(len(data).to_bytes(LENGTH, "little") + data)
-    elif spec.dtype in DTYPES and spec.shape.count(-1) == 1:
+    if spec.dtype in DTYPES and spec.dtype != "BYTES" and spec.shape.count(-1) == 1:
         row = math.prod(shape) * DTYPES[spec.dtype].itemsize
         shape[spec.shape.index(-1)] = len(data) // max(1, row)
-    parameters = InputParameters(binary_data_size=len(data))
-    return InputTensor(name=spec.name, shape=shape, datatype=spec.dtype, parameters=parameters), data
+    tensor = InputTensor(name=spec.name, shape=shape, datatype=spec.dtype)
+    if spec.dtype == "BYTES":
+        return {spec.name: _reshaped(_objects([bytes(data)]), tensor)}
+    return {spec.name: _from_bytes(tensor, data, limits)}
 
 
 def _binary_size(tensor: InputTensor) -> int | None:
