@@ -10,9 +10,9 @@ multiples of ``CHUNK``. So:
 * Rows of one token share a call. Several generated tokens of one sequence cannot: a call computes them together, with
   other last bits already for two. So an answer that is taken up again is replayed a token a step.
 
-It needs flash attention off, which adds in another order from 64 tokens a call on, and past 256 positions where a
-row is alone on several threads; and a buffer for every sequence, so that nobody's cells lie between a row's own. What
-that costs SmolLM2 is in ``docs/performance.md``: a tenth of a prompt, and on two threads a fifth of a step.
+It needs flash attention off, which adds in another order from 64 tokens a call on, and from position 256 on where a
+token's sequence has no neighbour in the call; and a buffer for every sequence, so that nobody's cells lie between a
+row's own. ``docs/performance.md`` has what that costs short contexts, and what it saves long ones.
 
 **Where it does not hold.** Measured with weights of one type on an AVX2 build: how a prompt is cut changes no bit,
 whatever the type. Rows of one token get the same bits alone and together for Q4_0, Q4_1, Q5_0, Q8_0 and IQ4_NL; for
