@@ -1,7 +1,7 @@
 """What flash attention would give the llama engine: `python benchmarks/llama_attention.py [--threads 2]`.
 
 The bare engine over SmolLM2 with flash attention off, as it is, on, and on with V as BF16 beside K as F16, which
-llama.cpp computes with one and the same kernel for any number of tokens. In turn in one process; the least of the rounds.
+llama.cpp computes with the same kernel for any number of tokens. In turn in one process; the least of the rounds.
 """
 
 from __future__ import annotations

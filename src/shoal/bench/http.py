@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from time import perf_counter
 from typing import Final, cast
 from urllib.parse import SplitResult
 
@@ -101,7 +102,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self.body += body
-        self.parts.append((self._loop.time(), len(self.body)))
+        self.parts.append((perf_counter(), len(self.body)))
 
     def on_message_complete(self) -> None:
         if self._transport is not None and not self._parser.should_keep_alive():

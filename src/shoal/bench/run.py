@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
+from time import perf_counter  # the clock of uvloop's loop has steps of a millisecond
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -23,7 +24,6 @@ from shoal.bench.load import MAX_IN_FLIGHT, Closed, Load, Open, TraceItem
 from shoal.bench.record import Record, Run
 from shoal.bench.scenario import Scenario, Sizes, encode
 from shoal.bench.stream import read_stream
-from shoal.clock import now
 from shoal.errors import ShoalError
 
 
@@ -48,7 +48,7 @@ MAX_MESSAGE: Final = 300  # characters of what a server says is wrong
 async def run(plan: Plan, progress: Callable[[float], None] = lambda _share: None) -> Run:
     """Measure. ``progress`` is called now and then with the share that is done, 0 to 1."""
     bench = _Bench(plan)
-    cpu, began = time.process_time(), now()
+    cpu, began = time.process_time(), perf_counter()
     watching = Tasks()
     watching.start(bench.tell(progress), name="progress")
     try:
@@ -62,7 +62,7 @@ async def run(plan: Plan, progress: Callable[[float], None] = lambda _share: Non
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         duration=max((record.ended for record in records), default=0.0),
         machine=_machine(),
-        generator_busy=(time.process_time() - cpu) / max(now() - began, 1e-9),
+        generator_busy=(time.process_time() - cpu) / max(perf_counter() - began, 1e-9),
         records=tuple(records),
     )
 
@@ -73,14 +73,14 @@ class _Bench:
         self._url = urlsplit(plan.url)
         self._path = plan.scenario.path.format(model=plan.model)
         self._chance = random.Random(plan.seed)
-        self._began = now()
+        self._began = perf_counter()
         self._number = 0
         self._idle: list[HttpConnection] = []
         self._total = plan.warm_up + plan.load.duration
 
     async def tell(self, progress: Callable[[float], None]) -> None:
         while True:
-            progress(min(1.0, (now() - self._began) / self._total))
+            progress(min(1.0, (perf_counter() - self._began) / self._total))
             await asyncio.sleep(0.2)
 
     async def measure(self) -> list[Record]:
@@ -100,7 +100,7 @@ class _Bench:
                 connection.close()
 
     async def _send(self, load: Load) -> list[Record]:
-        origin = now()
+        origin = perf_counter()
         if isinstance(load, Closed):
             clients = [self._client(origin, load.duration) for _ in range(load.clients)]
             return [record for records in await asyncio.gather(*clients) for record in records]
@@ -110,7 +110,7 @@ class _Bench:
 
     async def _client(self, origin: float, duration: float) -> list[Record]:
         records: list[Record] = []
-        while (at := now() - origin) < duration:
+        while (at := perf_counter() - origin) < duration:
             records.append(await self._one(origin, at, None))
         return records
 
@@ -125,7 +125,7 @@ class _Bench:
                 room.release()
 
         for due, item in arrivals:
-            await asyncio.sleep(max(0.0, origin + due - now()))
+            await asyncio.sleep(max(0.0, origin + due - perf_counter()))
             await room.acquire()
             sent.append(asyncio.create_task(send(due, item), name="request"))
         return list(await asyncio.gather(*sent))
@@ -135,13 +135,13 @@ class _Bench:
         number, self._number = self._number, self._number + 1
         body = encode(plan.scenario, plan.model, number + plan.seed * 1_000_003, sizes)
         connection = self._idle.pop() if self._idle else HttpConnection(self._url)
-        sent = now() - origin
+        sent = perf_counter() - origin
         try:
             status = await connection.post(self._path, body, plan.timeout)
         except (OSError, TimeoutError, ShoalError) as error:
             outcome = error.code if isinstance(error, ShoalError) else type(error).__name__
-            return Record(due, sent, now() - origin, outcome)
-        ended = now() - origin
+            return Record(due, sent, perf_counter() - origin, outcome)
+        ended = perf_counter() - origin
         self._idle.append(connection)
         return _record(plan.scenario, sizes, connection, status, origin, due, sent, ended)
 
